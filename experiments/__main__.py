@@ -1,0 +1,36 @@
+"""``python -m experiments run NAME…`` trains what is missing; ``summarise NAME…`` writes results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from .plans import PLANS, summarise
+from .pool import train
+from .runs import provenance, write
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("what", choices=["run", "summarise", "all", "list"])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(PLANS)}")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
+    options = parser.parse_args()
+    names = options.names or list(PLANS)
+    if unknown := set(names) - set(PLANS):
+        parser.error(f"unknown experiment {sorted(unknown)}; there are {', '.join(PLANS)}")
+    for name in names:
+        runs = PLANS[name]()
+        if options.what == "list":
+            print(f"{name}: {len(runs)} runs")
+        if options.what in ("run", "all"):
+            train(runs, options.workers)
+        if options.what in ("summarise", "all"):
+            print(write(name, {"experiment": name, **provenance(1), **summarise(runs)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""The experiments: which runs, and what is written about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from seqlib.evaluate import Predictions, evaluate, grade, paired_bootstrap
+from seqlib.metrics import expected_auc
+
+from .runs import Run, dataset, execute, seconds
+
+SEEDS = (0, 1, 2)
+LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
+POOLS = ("item_only", "sum_pooling", "mean_pooling", "max_pooling", "recency_pooling")
+ATTENTION = ("din", "din_code", "din_similarity")
+
+
+def label(run: Run) -> str:
+    """What a figure calls a run: the model, what differs from its defaults, whose history."""
+    options = ",".join(f"{k}={v}" for k, v in (*run.model_options, *run.embedding))
+    name = run.model + (f"[{options}]" if options else "")
+    return name if run.history == "own" else f"{name} (other user)"
+
+
+def _seeds(run: dict[str, Any], seeds: Sequence[int] = SEEDS) -> list[Run]:
+    return [Run(seed=s, **run) for s in seeds]
+
+
+def main(data: str, length: int = 100) -> list[Run]:
+    """Every model of chapters 01 and 02 at one length, with the controls."""
+    common: dict[str, Any] = {"data": data, "length": length}
+    runs = []
+    for name in (*POOLS, "topic_histogram", *ATTENTION):
+        runs += _seeds({**common, "model": name})
+    for name in ("mean_pooling", "topic_histogram", "din"):
+        runs += _seeds({**common, "model": name, "history": "other"})
+    return runs
+
+
+def lengths(data: str) -> list[Run]:
+    """One epoch at every length from 10 to 10,000; attention over 3,000 and more with one seed."""
+    recipe: dict[str, Any] = {"data": data, "epochs": 1, "batch_size": 16, "sort": True}
+    runs = []
+    for length in LENGTHS:
+        for name in ("mean_pooling", "recency_pooling", "topic_histogram", "din_similarity"):
+            few = name == "din_similarity" and length > 1_000
+            runs += _seeds({**recipe, "model": name, "length": length}, SEEDS[:1] if few else SEEDS)
+    return runs
+
+
+def half_life(data: str) -> list[Run]:
+    """Recency pooling over half-lives, normalised and raw."""
+    return [
+        run
+        for days in (0.01, 0.1, 1.0, 7.0, 30.0, 180.0)
+        for norm in (True, False)
+        for run in _seeds(
+            {
+                "data": data,
+                "model": "recency_pooling",
+                "length": 100,
+                "model_options": (("half_life", days), ("normalise", norm)),
+            }
+        )
+    ]
+
+
+def unit(data: str) -> list[Run]:
+    """DIN's parts one at a time: softmax, activation, similarity inputs."""
+    variants: list[tuple[tuple[str, Any], ...]] = [
+        (("softmax", True),),
+        (("activation", "prelu"),),
+        (("activation", "sigmoid"),),
+    ]
+    common: dict[str, Any] = {"data": data, "model": "din", "length": 100}
+    return [r for v in variants for r in _seeds({**common, "model_options": v})]
+
+
+PLANS = {
+    "main-course": lambda: main("course"),
+    "main-complete-journey": lambda: main("complete-journey"),
+    "main-control": lambda: [
+        r for r in main("control") if r.model in ("item_only", "topic_histogram", "din_similarity")
+    ],
+    "half-life-course": lambda: half_life("course"),
+    "unit-course": lambda: unit("course"),
+    "length-course": lambda: lengths("course"),
+    "length-complete-journey": lambda: [
+        r for r in lengths("complete-journey") if r.length <= 3_000 and r.model != "recency_pooling"
+    ],
+}
+BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+    """Metrics per (label, length) over seeds, paired differences, reference lines."""
+    data = dataset(runs[0].data)
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((label(run), run.length), []).append(run)
+    predictions = {key: [execute(r) for r in group] for key, group in groups.items()}
+    reference = _reference(data, sorted({run.length for run in runs}))
+    rows = [_row(key, groups[key], predictions[key], data, reference) for key in groups]
+    return {"reference": reference, "rows": rows, "differences": _differences(predictions)}
+
+
+def _row(key, group: list[Run], predictions: list[Predictions], data, reference) -> dict[str, Any]:
+    tables = [evaluate(p, data.spec.tasks) for p in predictions]
+    row: dict[str, Any] = {"label": key[0], "model": group[0].model, "length": key[1]}
+    row |= {"history": group[0].history, "epochs": group[0].epochs, "seeds": len(group)}
+    row["cpu_seconds"] = round(float(np.mean([seconds(r) for r in group])), 1)
+    for task in data.spec.tasks:
+        metrics = {m: [t[task][m] for t in tables] for m in tables[0][task]}
+        row[task] = {
+            m: {"mean": round(float(np.mean(v)), 5), "each": [round(x, 5) for x in v]}
+            for m, v in metrics.items()
+        }
+    if "ceiling" in reference:
+        e_auc = row[data.spec.tasks[0]]["e_auc"]["mean"]
+        row["grade"] = round(grade(e_auc, reference["none"], reference["ceiling"]), 4)
+    return row
+
+
+def _reference(data, lengths: Sequence[int]) -> dict[str, Any]:
+    test = data.test
+    out: dict[str, Any] = {
+        "task": data.spec.tasks[0],
+        "test_requests": len(test),
+        "test_users": len(np.unique(test.user)),
+        "train_requests": len(data.train),
+    }
+    if test.truth is None:
+        return out
+    from seqlib.data.world import p_window
+
+    p = test.truth[..., 0]
+    out["none"] = round(expected_auc(test.extra["p_none"][..., 0], p), 5)
+    out["ceiling"] = round(expected_auc(p, p), 5)
+    out["filter"] = {
+        str(n): round(expected_auc(p_window(data, test, n)[..., 0], p), 5) for n in lengths
+    }
+    return out
+
+
+def _differences(predictions: dict[tuple[str, int], list[Predictions]]) -> list[dict[str, Any]]:
+    """Every label against the baselines of the same length, main task, paired by user."""
+    out = []
+    for (name, length), a in predictions.items():
+        for base in BASES:
+            b = predictions.get((base, length))
+            if b is None or base == name:
+                continue
+            n = min(len(a), len(b))
+            i = paired_bootstrap(a[:n], b[:n])
+            out.append(
+                {"a": name, "b": base, "length": length, "seeds": n, "users": i.users}
+                | {k: round(getattr(i, k), 5) for k in ("delta", "low", "high")}
+            )
+    return sorted(out, key=lambda d: (d["length"], d["a"], d["b"]))

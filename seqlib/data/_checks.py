@@ -1,0 +1,133 @@
+"""What can be wrong with a log's columns, one clear sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .schema import PAD, SchemaError
+
+COLUMNS: Mapping[str, type] = {
+    "user": np.int32,
+    "item": np.int32,
+    "time": np.float64,
+    "action": np.uint8,
+    "surface": np.uint8,
+    "watch": np.float32,
+    "duration": np.float32,
+}
+_MILLISECONDS = 1e11  # as seconds: the year 5138
+
+
+def cast(name: str, values: ArrayLike) -> NDArray:
+    """A column in its type; only a change that loses nothing is made silently."""
+    a, want = np.asarray(values), np.dtype(COLUMNS[name])
+    if a.ndim != 1:
+        raise SchemaError(f"log.{name} has shape {a.shape}; every column must be (E,)")
+    if want.kind in "iu":
+        if a.dtype.kind not in "iu":
+            raise SchemaError(f"log.{name} is {a.dtype}; it must hold integers ({want})")
+        top = np.iinfo(want).max
+        if len(a) and (int(a.max()) > top or int(a.min()) < np.iinfo(want).min):
+            raise SchemaError(f"log.{name} has {a.min()}..{a.max()}; {want} ends at {top}")
+    elif a.dtype.kind not in "iuf":
+        raise SchemaError(f"log.{name} is {a.dtype}; it must hold seconds as numbers ({want})")
+    return np.ascontiguousarray(a, dtype=want)
+
+
+def no(message: str, bad: NDArray[np.bool_]) -> None:
+    """Raise ``message`` with number and place of the bad rows, if there are any."""
+    if bad.any():
+        rows = np.flatnonzero(bad)
+        raise SchemaError(f"{message} ({len(rows)} of {len(bad)} rows, first row {rows[0]})")
+
+
+def check_names(path: str | Path, got: Iterable[str], want: Iterable[str]) -> None:
+    """The file has the columns it must have and no other."""
+    missing, extra = [k for k in want if k not in got], [k for k in got if k not in want]
+    if missing or extra:
+        what = [f"{k} {v}" for k, v in (("lacks", missing), ("has unknown", extra)) if v]
+        raise SchemaError(f"{path} {' and '.join(what)}; its columns must be {list(want)}")
+
+
+def check_lengths(col: Mapping[str, NDArray]) -> None:
+    """All columns are as long as each other."""
+    sizes = {name: a.shape for name, a in col.items()}
+    if len(set(sizes.values())) > 1 or len(next(iter(sizes.values()))) != 1:
+        raise SchemaError(f"the log's columns have shapes {sizes}; all must be (E,)")
+
+
+def check_values(
+    col: Mapping[str, NDArray], n_users: int, n_items: int | None = None, now: float | None = None
+) -> None:
+    """Everything that can be wrong in one row alone."""
+    if len(col["user"]) == 0:
+        raise SchemaError("the log has no events; it must have at least one")
+    for name in ("time", "watch", "duration"):
+        no(f"log.{name} has NaN or infinity", ~np.isfinite(col[name]))
+    for name in ("watch", "duration"):
+        no(f"log.{name} is negative; it is seconds >= 0", col[name] < 0)
+    late = float(col["time"].max())
+    scale = "that looks like milliseconds: divide by 1000"
+    if np.abs(col["time"]).max() > _MILLISECONDS:
+        raise SchemaError(f"log.time reaches {late:.6g}; it must be seconds, and {scale}")
+    if now is not None and late > now:
+        hint = f"; {scale}" if late / 1000 <= now else ""
+        no(f"log.time is in the future: {late:.6g} with now = {now:.6g}{hint}", col["time"] > now)
+    no("log.user is negative; users count from 0", col["user"] < 0)
+    largest = int(col["user"].max())
+    no(f"log.user is {largest}, beyond n_users = {n_users}", col["user"] >= n_users)
+    no("log.item is 0 (padding) or negative; real ids start at 2", col["item"] <= PAD)
+    if n_items is not None:
+        largest = int(col["item"].max())
+        no(f"log.item is {largest}, beyond the item table's {n_items} rows", col["item"] >= n_items)
+    no("log.action has a bit above 5; an action set holds at most 6 bits", col["action"] >= 64)
+
+
+def strictly_ordered(user: NDArray, time: NDArray) -> bool:
+    """Sorted by user and time already, without a tie."""
+    later = time[1:] > time[:-1]
+    return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & later)).all())
+
+
+def check_order(col: Mapping[str, NDArray]) -> None:
+    """Sorted by user and time, and no event twice."""
+    user, item, time = col["user"], col["item"], col["time"]
+    same = user[1:] == user[:-1]
+    back = (user[1:] < user[:-1]) | (same & (time[1:] < time[:-1]))
+    if back.any():
+        row = int(np.argmax(back)) + 1
+        raise SchemaError(
+            f"the log is not sorted by user and time: row {row} (user {user[row]}, time "
+            f"{time[row]:.6f}) comes after user {user[row - 1]}, time {time[row - 1]:.6f}; "
+            f"EventLog.build sorts"
+        )
+    tie = same & (time[1:] == time[:-1])
+    if not tie.any():
+        return
+    rows = np.flatnonzero(np.append(tie, False) | np.append(False, tie))
+    rows = rows[np.lexsort((item[rows], time[rows], user[rows]))]
+    a, b = rows[:-1], rows[1:]
+    twice = (user[a] == user[b]) & (time[a] == time[b]) & (item[a] == item[b])
+    if twice.any():
+        i = int(np.argmax(twice))
+        raise SchemaError(
+            f"the log has duplicate events: rows {min(a[i], b[i])} and {max(a[i], b[i])} are both "
+            f"user {user[a[i]]}, item {item[a[i]]}, time {time[a[i]]:.6f} ({twice.sum()} in "
+            f"all); several actions on one impression are one event (EventLog.build(merge=True))"
+        )
+
+
+def merge_ties(col: dict[str, NDArray]) -> dict[str, NDArray]:
+    """One row per (user, time, item) of sorted columns."""
+    new = np.zeros(len(col["user"]), bool)
+    new[0] = True
+    for name in ("user", "time", "item"):
+        new[1:] |= col[name][1:] != col[name][:-1]
+    first = np.flatnonzero(new)
+    unite = {"action": np.bitwise_or, "surface": np.minimum}
+    unite |= {"watch": np.maximum, "duration": np.maximum}
+    return {k: unite[k].reduceat(v, first) if k in unite else v[first] for k, v in col.items()}

@@ -1,0 +1,107 @@
+"""Compiled inner loops of the batch loader: search in time, copy newest first, seeded dice."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+def shard(n: int, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
+    """Bounds of the batches in a process's share of n requests: as many in every process."""
+    n_batches = -(-n // (batch_size * world_size))
+    mine = len(range(rank, n, world_size))
+    bounds = np.minimum(np.arange(n_batches + 1) * batch_size, mine)
+    if n_batches and bounds[-2] == bounds[-1]:  # one request short of a last batch: move one over
+        bounds[-2] -= 1
+        if n_batches == 1 or bounds[-2] == bounds[-3]:
+            raise ValueError(
+                f"{n} requests in batches of {batch_size} don't give {world_size} processes the "
+                f"same number of batches; use fewer processes or a larger batch_size"
+            )
+    return bounds
+
+
+@njit(cache=True, nogil=True)
+def copy_reversed(column, low, high, out):
+    for b in range(len(low)):
+        n = high[b] - low[b]
+        last = high[b] - 1
+        for i in range(n):
+            out[b, i] = column[last - i]
+        out[b, n:] = 0
+
+
+@njit(cache=True, nogil=True)
+def fill_mask(size, out):
+    for b in range(len(size)):
+        out[b, : size[b]] = True
+        out[b, size[b] :] = False
+
+
+@njit(cache=True, nogil=True)
+def _before(time, low, high, now):
+    """First row of low:high whose time is not before ``now``."""
+    while low < high:
+        middle = (low + high) // 2
+        if time[middle] < now:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True)
+def search(time, offsets, user, now):
+    out = np.empty(len(user), np.int64)
+    for r in range(len(user)):
+        out[r] = _before(time, offsets[user[r]], offsets[user[r] + 1], now[r])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _hash(seed, epoch, row, k):
+    """64 random-looking bits from four counters (splitmix64's finaliser, chained)."""
+    x = np.uint64(0x9E3779B97F4A7C15)
+    for v in (seed, epoch, row, k):
+        x = (x ^ np.uint64(v)) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return x
+
+
+@njit(cache=True, nogil=True)
+def choose(rows, n, seed, epoch):
+    """(B, n) a random order of n candidates for each request."""
+    out = np.empty((len(rows), n), np.int64)
+    key = np.empty(n, np.uint64)
+    for b in range(len(rows)):
+        for c in range(n):
+            key[c] = _hash(seed, epoch, rows[b], c)
+        out[b] = np.argsort(key)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def others(time, offsets, user, now, own, active, length, seed, epoch):
+    """For each request another user with events, and the end of that user's history at its time."""
+    who, end = np.empty(len(user), np.int32), np.empty(len(user), np.int64)
+    for r in range(len(user)):
+        u = user[r]
+        size = min(own[r] - offsets[u], length)
+        self_at = np.searchsorted(active, u)
+        known = self_at < len(active) and active[self_at] == u
+        best = -1
+        for k in range(16):
+            j = np.int64(_hash(seed, epoch, r, 1000 + k) % np.uint64(len(active) - known))
+            if known and j >= self_at:
+                j += 1
+            v = active[j]
+            e = _before(time, offsets[v], offsets[v + 1], now[r])
+            off = abs(min(e - offsets[v], length) - size)
+            if best < 0 or off < best:
+                best, who[r], end[r] = off, v, e
+            if off == 0:
+                break
+    return who, end

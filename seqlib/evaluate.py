@@ -1,0 +1,182 @@
+"""Predict, measure, and compare two models by resampling users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from . import metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities of a model on a set of requests, in the order of the requests.
+
+    Attributes:
+        score: (R, C, T) float64 probabilities. label: (R, C, T). user, index: (R,).
+        truth: (R, C, T) exact probabilities, or None on real data.
+    """
+
+    score: NDArray[np.float64]
+    label: NDArray[np.float64]
+    user: NDArray[np.int64]
+    index: NDArray[np.int64]
+    truth: NDArray[np.float64] | None = None
+
+    def rows(self, keep: NDArray) -> Predictions:
+        """Some of the requests."""
+        truth = None if self.truth is None else self.truth[keep]
+        return Predictions(
+            self.score[keep], self.label[keep], self.user[keep], self.index[keep], truth
+        )
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, loader: Any, device: torch.device | str | None = None
+) -> Predictions:
+    """Run a model over a loader in evaluation mode; its mode is restored."""
+    device = device or next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    parts: list[tuple[NDArray, ...]] = []
+    has_truth = True
+    for batch in loader:
+        score = torch.sigmoid(model(batch.to(device)).double()).cpu().numpy()
+        has_truth &= batch.truth is not None
+        truth = batch.truth.numpy() if batch.truth is not None else np.zeros(0)
+        parts.append(
+            (score, batch.labels.numpy().astype(np.float64), batch.user.numpy(),
+             batch.index.numpy(), truth)
+        )  # fmt: skip
+    model.train(was_training)
+    if not parts:
+        raise ValueError("the loader has no batches; there is nothing to predict")
+    columns = [np.concatenate(c) for c in list(zip(*parts, strict=True))[: 5 if has_truth else 4]]
+    order = np.argsort(columns[3], kind="stable")
+    return Predictions(*(c[order] for c in columns))
+
+
+def evaluate(predictions: Predictions, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Task -> metric -> value: AUC, GAUC, log loss, NE, ECE, and expected AUC where truth is known."""
+    out: dict[str, dict[str, float]] = {}
+    user = np.repeat(predictions.user, predictions.score.shape[1])
+    for t, task in enumerate(tasks):
+        p, y = predictions.score[..., t].ravel(), predictions.label[..., t].ravel()
+        grouped = metrics.gauc(p, y, user)
+        out[task] = {
+            "auc": metrics.auc(p, y),
+            "gauc": grouped.value,
+            "gauc_users": grouped.users,
+            "gauc_dropped_users": grouped.dropped_users,
+            "log_loss": metrics.log_loss(p, y),
+            "ne": metrics.normalized_entropy(p, y),
+            "ece": metrics.ece(p, y),
+        }
+        if predictions.truth is not None:
+            out[task]["e_auc"] = metrics.expected_auc(p, predictions.truth[..., t])
+    return out
+
+
+def grade(e_auc: float, none: float, ceiling: float) -> float:
+    """Share of the way from no history to the ceiling: (E-AUC − none) / (ceiling − none)."""
+    if not ceiling > none:
+        raise ValueError(f"the ceiling {ceiling} must lie above no history {none}")
+    return (e_auc - none) / (ceiling - none)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference with its 95 % interval over resampled users."""
+
+    delta: float
+    low: float
+    high: float
+    users: int
+
+    @property
+    def clear(self) -> bool:
+        """True when 0 lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+class _Resampled:
+    """AUC of one score under many weightings of users, from one sort."""
+
+    def __init__(self, score: NDArray, positive: NDArray, negative: NDArray, user: NDArray) -> None:
+        order = np.argsort(score, kind="stable")
+        s = score[order]
+        self.first = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])
+        self.pos, self.neg, self.user = positive[order], negative[order], user[order]
+
+    def value(self, weight: NDArray) -> float:
+        """AUC when user u counts ``weight[u]`` times."""
+        w = weight[self.user]
+        pos = np.add.reduceat(self.pos * w, self.first)
+        neg = np.add.reduceat(self.neg * w, self.first)
+        total = pos.sum() * neg.sum()
+        return float((pos * (np.cumsum(neg) - 0.5 * neg)).sum() / total) if total else float("nan")
+
+
+def paired_bootstrap(
+    a: Predictions | Sequence[Predictions],
+    b: Predictions | Sequence[Predictions],
+    task: int = 0,
+    *,
+    expected: bool | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """AUC of ``a`` minus AUC of ``b`` with a 95 % interval over users.
+
+    Users are drawn with replacement, each with all impressions, and both models are measured on the
+    same draw. With several seeds per model, their mean AUC is compared in every draw.
+
+    Args:
+        a, b: predictions on the same requests, one or several (seeds).
+        task: which label. expected: against exact probabilities; by default where there are any.
+        n: draws. seed: of the draws.
+
+    Raises:
+        ValueError: the two sides were not measured on the same requests.
+    """
+    sides = [[p] if isinstance(p, Predictions) else list(p) for p in (a, b)]
+    first = sides[0][0]
+    for p in sides[0] + sides[1]:
+        if not np.array_equal(p.index, first.index) or p.label.shape != first.label.shape:
+            raise ValueError("paired_bootstrap compares predictions on the same requests only")
+    if expected is None:
+        expected = first.truth is not None
+    if expected and first.truth is None:
+        raise ValueError("these requests have no exact probabilities; use expected=False")
+    target = (first.truth if expected else first.label)[..., task].ravel()  # type: ignore[index]
+    names, user = np.unique(first.user, return_inverse=True)
+    user = np.repeat(user, first.score.shape[1])
+    runs = [
+        [_Resampled(p.score[..., task].ravel(), target, 1 - target, user) for p in side]
+        for side in sides
+    ]
+
+    def difference(weight: NDArray) -> float:
+        left, right = (float(np.mean([r.value(weight) for r in side])) for side in runs)
+        return left - right
+
+    rng, users = np.random.default_rng(seed), len(names)
+    draws = [
+        difference(np.bincount(rng.integers(0, users, users), minlength=users).astype(float))
+        for _ in range(n)
+    ]
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Interval(difference(np.ones(users)), float(low), float(high), users)
+
+
+def mean_over(fn: Callable[[Predictions], float], runs: Sequence[Predictions]) -> tuple[float, float]:
+    """Mean and standard deviation of a metric over seeds."""
+    values = [fn(r) for r in runs]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

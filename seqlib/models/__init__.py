@@ -1,0 +1,17 @@
+"""One paper, one file; ``build`` makes any of them inside the same ranker."""
+
+from . import pooling  # noqa: F401, I001  (importing registers: in the order of the course)
+from . import din  # noqa: F401
+from .ranker import HistoryEncoder, Ranker, RankerConfig
+from .registry import ModelCard, available, build, load, save
+
+__all__ = [
+    "HistoryEncoder",
+    "ModelCard",
+    "Ranker",
+    "RankerConfig",
+    "available",
+    "build",
+    "load",
+    "save",
+]

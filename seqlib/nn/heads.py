@@ -1,0 +1,66 @@
+"""The multi-layer perceptron and the task heads every ranker ends in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation after each.
+
+    Args:
+        dims: (in, hidden…, out), at least two.
+        activation: makes the activation module of one layer.
+    """
+
+    def __init__(self, dims: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        if len(dims) < 2:
+            raise ValueError(f"dims is {tuple(dims)}; an MLP needs (in, …, out)")
+        self.dims = tuple(dims)
+        layers: list[nn.Module] = []
+        for d_in, d_out in zip(dims, dims[1:], strict=False):
+            layers += [nn.Linear(d_in, d_out), activation()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        return self.layers(x)
+
+    def flops(self, n: int) -> int:
+        """Matrix-multiply FLOPs for n rows."""
+        return 2 * n * sum(a * b for a, b in zip(self.dims, self.dims[1:], strict=False))
+
+
+class TaskHeads(nn.Module):
+    """One logit per task: ``W_deep h + W_wide x + b``, where b starts at the tasks' base rates.
+
+    A bias that starts at ``logit(mean label)`` saves the first hundreds of steps, which would
+    otherwise be spent on learning that clicks are rare.
+
+    Args:
+        deep_dim: width of the MLP's output. wide_dim: width of the raw features (a linear skip).
+        base_rates: mean label of each task, in (0, 1).
+    """
+
+    def __init__(self, deep_dim: int, wide_dim: int, base_rates: Sequence[float]) -> None:
+        super().__init__()
+        if not all(0 < r < 1 for r in base_rates):
+            raise ValueError(f"base_rates is {tuple(base_rates)}; each must lie between 0 and 1")
+        self.deep = nn.Linear(deep_dim, len(base_rates))
+        self.wide = nn.Linear(wide_dim, len(base_rates), bias=False)
+        with torch.no_grad():
+            self.deep.bias.copy_(torch.tensor([math.log(r / (1 - r)) for r in base_rates]))
+            self.wide.weight.zero_()
+
+    def forward(self, deep: Tensor, wide: Tensor) -> Tensor:
+        """(…, deep_dim), (…, wide_dim) -> logits (…, T)."""
+        return self.deep(deep) + self.wide(wide)
+
+    def flops(self, n: int) -> int:
+        """Matrix-multiply FLOPs for n rows."""
+        return 2 * n * (self.deep.weight.numel() + self.wide.weight.numel())

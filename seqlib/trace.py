@@ -1,0 +1,42 @@
+"""Look inside a module without changing its signature: ``record`` costs nothing unless captured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+
+class Trace(dict[str, list[Tensor]]):
+    """What was recorded: ``trace["din.weights"]`` is the latest tensor of that name."""
+
+    def __getitem__(self, name: str) -> Tensor:  # type: ignore[override]
+        if name not in self:
+            raise KeyError(f"nothing was recorded as {name!r}; recorded: {sorted(self)}")
+        return super().__getitem__(name)[-1]
+
+    def all(self, name: str) -> list[Tensor]:
+        """Every tensor recorded under a name, in order."""
+        return super().__getitem__(name)
+
+
+_open: ContextVar[tuple[Trace, ...]] = ContextVar("open_traces", default=())
+
+
+def record(name: str, value: Tensor) -> None:
+    """Publish a tensor to every open ``capture``; it is detached, not copied."""
+    for trace in _open.get():
+        trace.setdefault(name, []).append(value.detach())
+
+
+@contextmanager
+def capture() -> Iterator[Trace]:
+    """Collect what modules record inside the ``with`` block. Captures may be nested."""
+    trace = Trace()
+    token = _open.set((*_open.get(), trace))
+    try:
+        yield trace
+    finally:
+        _open.reset(token)

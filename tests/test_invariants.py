@@ -1,0 +1,145 @@
+"""Every registered model keeps every promise of a history encoder. A new model is tested by its
+name alone; one that breaks a promise by its paper's design must say so in its card and here."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+
+import seqlib
+from seqlib import cost, trace
+from seqlib.data.schema import Items
+from seqlib.models.registry import load, save
+
+MODELS = list(seqlib.available())
+CLOSE = dict(rtol=0, atol=1e-5)
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    """Evaluation mode, weights with some spread, moving statistics away from their start."""
+    m = seqlib.build(request.param, tiny.spec(), seed=1)
+    m.train()
+    with torch.no_grad():
+        m(tiny.batch())
+    return m.eval()
+
+
+def change(batch, **fields):
+    return dataclasses.replace(batch, **fields)
+
+
+@pytest.mark.parametrize("n", [1, 10, 100])
+def test_padding_changes_nothing(model, n):
+    b = tiny.batch()
+    padded = change(b, events=b.events.pad(n))
+    torch.testing.assert_close(model(padded), model(b), **CLOSE)
+
+
+def test_content_of_padding_changes_nothing(model):
+    """Not only zeros: whatever stands in a masked position is not looked at."""
+    b = tiny.batch()
+    e, off = b.events, ~b.events.mask
+    junk = dataclasses.replace(
+        e,
+        item=torch.where(off, 5, e.item),
+        action=torch.where(off, 3, e.action),
+        time=torch.where(off, 1.0, e.time),
+    )
+    torch.testing.assert_close(model(change(b, events=junk)), model(b), **CLOSE)
+
+
+def test_padding_gets_no_gradient(model):
+    b = tiny.batch()
+    model(b).sum().backward()
+    for name, table in model.items.embeddings.items():
+        if table.weight.grad is not None:
+            assert table.weight.grad[0].abs().max() == 0, f"padding row of {name} has a gradient"
+
+
+def test_candidates_are_independent(model):
+    """Adding, removing and permuting candidates changes no other score."""
+    b = tiny.batch(n_candidates=5)
+    full = model(b)
+    order = torch.tensor([3, 0, 4])
+    some = change(b, items=Items(b.items.id[:, order]), labels=b.labels[:, order])
+    torch.testing.assert_close(model(some), full[:, order], **CLOSE)
+
+
+def test_batch_of_one_equals_its_row(model):
+    b = tiny.batch()
+    full = model(b)
+    for row in range(len(b)):
+        torch.testing.assert_close(model(b[row : row + 1]), full[row : row + 1], **CLOSE)
+
+
+def test_empty_and_single_histories_are_finite_with_finite_gradients(model):
+    b = tiny.batch(lengths=(0, 1, 0))
+    model.train()
+    logits = model(b)
+    logits.sum().backward()
+    assert torch.isfinite(logits).all()
+    for name, p in model.named_parameters():
+        assert p.grad is None or torch.isfinite(p.grad).all(), name
+
+
+def test_a_history_matters_unless_the_model_has_none(model):
+    """Guards the tests above: a model that ignored its events would pass them all."""
+    b = tiny.batch(lengths=(9, 9))
+    moved = change(b, events=dataclasses.replace(b.events, item=(b.events.item + 7) % 30 + 2))
+    differs = not torch.allclose(model(b), model(moved), **CLOSE)
+    assert differs == (model.recipe["name"] != "item_only")
+
+
+def test_float32_equals_float64(model):
+    b = tiny.batch()
+    single = model(b)
+    double = model.double()(b)
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+
+
+def test_flops_by_formula_equal_counted(model):
+    for lengths, c in (((7, 7), 3), ((12, 12, 12), 5), ((40, 40), 1)):
+        b = tiny.batch(lengths=lengths, n_candidates=c)
+        counted = cost.counted_flops(lambda b=b: model(b))
+        assert counted == model.flops(len(lengths), c, lengths[0])
+
+
+def test_state_dict_round_trips_through_safetensors(model, tmp_path):
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors", tiny.spec()).eval()
+    assert torch.equal(again(tiny.batch()), model(tiny.batch()))
+    assert not (tmp_path / "m.safetensors.partial").exists()
+
+
+def test_trace_does_not_change_the_result(model):
+    b = tiny.batch()
+    plain = model(b)
+    with trace.capture():
+        traced = model(b)
+    assert torch.equal(plain, traced)
+
+
+def test_autocast_agrees(model):
+    """bfloat16 has 8 bits of mantissa: logits of order 1 agree to a few hundredths."""
+    b = tiny.batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(b)
+    torch.testing.assert_close(half.float(), model(b), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+def test_compile_agrees(model):
+    b = tiny.batch()
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(b), model(b), **CLOSE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_agrees(model):
+    b = tiny.batch()
+    host = model(b)
+    torch.testing.assert_close(model.cuda()(b.to("cuda")).cpu(), host, rtol=0, atol=1e-4)

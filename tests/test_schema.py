@@ -1,0 +1,102 @@
+"""The shapes everything speaks, and what is said when they are broken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+
+from seqlib.data import toy
+from seqlib.data.schema import SchemaError
+
+
+def test_slicing_moving_and_padding():
+    b = tiny.batch()
+    assert b.events[:, :2].shape == (4, 2)
+    assert len(b[1:3]) == 2
+    assert b[1:3].events.shape == (2, 12)
+    assert b.events.pad(3).lengths.tolist() == [7, 0, 1, 12]
+    assert b.to("cpu").items.id.device.type == "cpu"
+    assert len(tiny.spec().items.to("cpu")) == 32
+
+
+def broken(field: str, change):
+    e = tiny.batch().events
+    return dataclasses.replace(e, **{field: change(getattr(e, field).clone())})
+
+
+def put(row, col, value):
+    def change(t):
+        t[row, col] = value
+        return t
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("item", lambda t: t.int(), "events.item is torch.int32; it must be torch.int64"),
+        ("time", lambda t: t.float(), "events.time is torch.float32; it must be torch.float64"),
+        ("watch", lambda t: t[:, :2], r"events.watch has shape \(4, 2\)"),
+        ("mask", put(1, 5, True), "an event after padding; padding must be last"),
+        ("item", put(0, 0, 0), r"events.item is 0 \(padding\) where mask is True"),
+        ("item", put(0, 0, -3), "events.item has -3; ids are never negative"),
+        ("time", put(0, 0, float("nan")), "events.time has NaN or infinity"),
+        ("watch", put(0, 0, float("inf")), "events.watch has NaN or infinity"),
+        ("duration", put(0, 0, -1.0), "is negative; both are seconds >= 0"),
+        ("time", put(0, 3, 1e12), "events.time rises along a row; histories are newest first"),
+    ],
+)
+def test_broken_events_are_named(field, change, message):
+    with pytest.raises(SchemaError, match=message):
+        broken(field, change).validate()
+
+
+def test_an_event_at_the_request_time_is_the_future():
+    b = tiny.batch(lengths=(3,))
+    at = dataclasses.replace(b.events, time=torch.full_like(b.events.time, float(b.request_time)))
+    with pytest.raises(SchemaError, match="reaches the request time; history is strictly before"):
+        dataclasses.replace(b, events=at).validate()
+
+
+def test_broken_batches_are_named():
+    b = tiny.batch()
+    cases = {
+        "labels has values other than 0 and 1": {"labels": b.labels + 0.5},
+        r"labels has shape \(4, 2, 3\)": {"labels": b.labels[:, :2]},
+        r"user has shape \(3,\), not \(4,\)": {"user": b.user[:3]},
+        r"truth has shape \(4, 3, 1\)": {"truth": b.labels[..., :1].double()},
+        "events has 4 rows and items 2": {"items": b.items[:2], "labels": b.labels[:2]},
+    }
+    for message, fields in cases.items():
+        with pytest.raises(SchemaError, match=message):
+            dataclasses.replace(b, **fields).validate()
+
+
+def test_broken_tables_and_specs_are_named():
+    spec = tiny.spec()
+    table = spec.items
+    bad = table.fields | {"topic": table.fields["topic"] + 1}
+    with pytest.raises(SchemaError, match=r"its size is 8"):
+        dataclasses.replace(table, fields=bad).validate()
+    with pytest.raises(SchemaError, match="no entry for field 'topic'"):
+        dataclasses.replace(table, sizes={"category": 5}).validate()
+    with pytest.raises(SchemaError, match="items.dense has shape"):
+        dataclasses.replace(table, dense=table.dense / 0).validate()
+    with pytest.raises(SchemaError, match="key_field 'colour' is no item field"):
+        dataclasses.replace(spec, key_field="colour")
+    with pytest.raises(SchemaError, match="a bit set here holds at most 6"):
+        dataclasses.replace(spec, actions=tuple("abcdefg"))
+    with pytest.raises(SchemaError, match="2 base_rates for 3 tasks"):
+        dataclasses.replace(spec, base_rates=(0.1, 0.2))
+
+
+def test_mira_is_a_valid_batch():
+    events, items, now = toy.batch()
+    events.validate(now)
+    assert events.shape == (1, len(toy.HISTORY))
+    assert items.shape == (1, len(toy.CANDIDATES))
+    assert toy.vectors().shape == (len(toy.HISTORY), len(toy.AXES))
