@@ -121,13 +121,16 @@ def check_order(col: Mapping[str, NDArray]) -> None:
         )
 
 
-def merge_ties(col: dict[str, NDArray]) -> dict[str, NDArray]:
-    """One row per (user, time, item) of sorted columns."""
+def merge_ties(col: dict[str, NDArray]) -> None:
+    """Make one row of each (user, time, item) of sorted columns, in place, column by column."""
     new = np.zeros(len(col["user"]), bool)
     new[0] = True
     for name in ("user", "time", "item"):
         new[1:] |= col[name][1:] != col[name][:-1]
+    if new.all():
+        return
     first = np.flatnonzero(new)
     unite = {"action": np.bitwise_or, "surface": np.minimum}
     unite |= {"watch": np.maximum, "duration": np.maximum}
-    return {k: unite[k].reduceat(v, first) if k in unite else v[first] for k, v in col.items()}
+    for name, a in col.items():
+        col[name] = unite[name].reduceat(a, first) if name in unite else a[first]

@@ -59,33 +59,27 @@ def search(time, offsets, user, now):
     return out
 
 
-@njit(cache=True, nogil=True)
-def _hash(seed, epoch, row, k):
-    """64 random-looking bits from four counters (splitmix64's finaliser, chained)."""
-    x = np.uint64(0x9E3779B97F4A7C15)
-    for v in (seed, epoch, row, k):
-        x = (x ^ np.uint64(v)) + np.uint64(0x9E3779B97F4A7C15)
+def dice(seed: int, epoch: int, rows: NDArray[np.int64], n: int) -> NDArray[np.uint64]:
+    """(B, n) 64 random-looking bits each: a function of seed, epoch, row and column only.
+
+    Splitmix64's finaliser, chained over the four. A generator would make what a request gets
+    depend on the requests before it, and so on batch size, processes and resuming.
+    """
+    x = np.full((1, 1), 0x9E3779B97F4A7C15, np.uint64)
+    for part in (seed, epoch, np.asarray(rows)[:, None], np.arange(n)[None]):
+        x = (x ^ np.asarray(part).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
+        x = x ^ (x >> np.uint64(31))
     return x
 
 
 @njit(cache=True, nogil=True)
-def choose(rows, n, seed, epoch):
-    """(B, n) a random order of n candidates for each request."""
-    out = np.empty((len(rows), n), np.int64)
-    key = np.empty(n, np.uint64)
-    for b in range(len(rows)):
-        for c in range(n):
-            key[c] = _hash(seed, epoch, rows[b], c)
-        out[b] = np.argsort(key)
-    return out
+def others(time, offsets, user, now, own, active, length, dice):
+    """For each request another user with events, and the end of that user's history at its time.
 
-
-@njit(cache=True, nogil=True)
-def others(time, offsets, user, now, own, active, length, seed, epoch):
-    """For each request another user with events, and the end of that user's history at its time."""
+    Of the users that the (R, n) ``dice`` name, the one whose history is nearest in length.
+    """
     who, end = np.empty(len(user), np.int32), np.empty(len(user), np.int64)
     for r in range(len(user)):
         u = user[r]
@@ -93,9 +87,9 @@ def others(time, offsets, user, now, own, active, length, seed, epoch):
         self_at = np.searchsorted(active, u)
         known = self_at < len(active) and active[self_at] == u
         best = -1
-        for k in range(16):
-            j = np.int64(_hash(seed, epoch, r, 1000 + k) % np.uint64(len(active) - known))
-            if known and j >= self_at:
+        for k in range(dice.shape[1]):
+            j = np.int64(dice[r, k] % np.uint64(len(active) - known))
+            if known and j >= self_at:  # skip over the user's own place
                 j += 1
             v = active[j]
             e = _before(time, offsets[v], offsets[v + 1], now[r])

@@ -87,9 +87,11 @@ class EventLog:
         checks.check_values(col, n_users)
         if not checks.strictly_ordered(col["user"], col["time"]):
             order = np.lexsort((col["item"], col["time"], col["user"]))
-            col = {k: v[order] for k, v in col.items()}
+            for name in col:  # one column at a time, so that never two copies of the log exist
+                col[name] = col[name][order]
+            del order
             if merge:
-                col = checks.merge_ties(col)
+                checks.merge_ties(col)
         log = cls(**col, n_users=n_users)
         checks.check_order(col)
         return log
@@ -152,8 +154,10 @@ class EventLog:
         files.write_table(path, table, "event log", head)
 
     @classmethod
-    def from_parquet(cls, path: str | Path, *, n_items: int | None = None) -> EventLog:
-        """Read a log that ``to_parquet`` wrote, and validate it.
+    def from_parquet(
+        cls, path: str | Path, *, n_items: int | None = None, now: float | None = None
+    ) -> EventLog:
+        """Read a log that ``to_parquet`` wrote, and validate it (``n_items``, ``now`` as there).
 
         Raises:
             SchemaError: truncated or damaged file; missing, extra or mistyped columns; whatever
@@ -171,7 +175,7 @@ class EventLog:
                 raise SchemaError(f"{path}: column {name!r} has {table[name].null_count} nulls")
             col[name] = np.array(table[name].to_numpy())
             table = table.drop_columns([name])  # so that never two copies of the log exist
-        return cls(**col, n_users=int(head["n_users"])).validate(n_items)
+        return cls(**col, n_users=int(head["n_users"])).validate(n_items, now)
 
 
 @dataclass(frozen=True, eq=False)
@@ -426,8 +430,8 @@ class BatchLoader:
         items, labels, truth = r.items[rows], r.labels[rows], r.truth
         truth = None if truth is None else truth[rows]
         if self.candidates is not None:
-            pick = gather.choose(rows, items.shape[1], self.config["seed"], self._epoch)
-            pick = np.sort(pick[:, : self.candidates], axis=1)
+            dice = gather.dice(self.config["seed"], self._epoch, rows, items.shape[1])
+            pick = np.sort(np.argsort(dice, axis=1)[:, : self.candidates], axis=1)
             items = np.take_along_axis(items, pick, 1)
             labels = np.take_along_axis(labels, pick[..., None], 1)
             truth = None if truth is None else np.take_along_axis(truth, pick[..., None], 1)
@@ -450,9 +454,9 @@ class BatchLoader:
         ):
             r, user, high = self.requests, self.requests.user, self._own
             if self._active is not None:
-                user, high = gather.others(self.log.time, self.log.offsets, r.user, r.time, self._own,
-                                     self._active, self.length, self.config["seed"],
-                                     self._epoch)  # fmt: skip
+                dice = gather.dice(self.config["seed"], self._epoch, np.arange(len(r)), 16)
+                user, high = gather.others(self.log.time, self.log.offsets, r.user, r.time,
+                                           self._own, self._active, self.length, dice)  # fmt: skip
             low = np.maximum(self.log.offsets[user], high - self.length)
             self._spans_of = self._epoch, low, high
         return self._spans_of[1:]

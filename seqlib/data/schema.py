@@ -175,7 +175,9 @@ class RequestBatch(_Tensors):
         self.events.validate(self.request_time)
         b, c = self.items.shape
         if self.events.shape[0] != b:
-            raise SchemaError(f"events has {self.events.shape[0]} rows and items {b}; must be equal")
+            raise SchemaError(
+                f"events has {self.events.shape[0]} rows and items {b}; must be equal"
+            )
         if self.labels.ndim != 3 or self.labels.shape[:2] != (b, c):
             raise SchemaError(
                 f"labels has shape {tuple(self.labels.shape)}; it must be (B, C, T) = ({b}, {c}, T)"
@@ -189,7 +191,9 @@ class RequestBatch(_Tensors):
             )
         for name in ("request_time", "user", "surface", "position", "index"):
             if getattr(self, name).shape != (b,):
-                raise SchemaError(f"{name} has shape {tuple(getattr(self, name).shape)}, not ({b},)")
+                raise SchemaError(
+                    f"{name} has shape {tuple(getattr(self, name).shape)}, not ({b},)"
+                )
         return self
 
 
@@ -236,7 +240,9 @@ class ItemTable(_Tensors):
                     f"its size is {self.sizes[name]}"
                 )
             if int(ids[0]) != PAD or (n > 1 and int(ids[1]) != UNKNOWN):
-                raise SchemaError(f"items.fields[{name!r}] must begin with 0 (padding), 1 (unknown)")
+                raise SchemaError(
+                    f"items.fields[{name!r}] must begin with 0 (padding), 1 (unknown)"
+                )
         for name in ("content", "dense"):
             t = getattr(self, name)
             if t.ndim != 2 or len(t) != n or not torch.isfinite(t).all():

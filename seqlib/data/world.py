@@ -99,7 +99,17 @@ class WorldConfig:
     nw: float = 0.62
 
     def __post_init__(self) -> None:
-        for name in ("n_users", "days", "n_topics", "n_cats", "n_items", "n_authors", "C", "JT", "JF"):
+        for name in (
+            "n_users",
+            "days",
+            "n_topics",
+            "n_cats",
+            "n_items",
+            "n_authors",
+            "C",
+            "JT",
+            "JF",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.n_topics % self.n_cats:
@@ -117,7 +127,9 @@ class WorldConfig:
                 f"they must rise"
             )
         if not 0 < self.len_min <= self.len_max:
-            raise ValueError(f"len_min {self.len_min} must be positive and ≤ len_max {self.len_max}")
+            raise ValueError(
+                f"len_min {self.len_min} must be positive and ≤ len_max {self.len_max}"
+            )
         for name, total in (("surf_p", 1.0), ("cand", 1.0)):
             if abs(sum(getattr(self, name)) - total) > 1e-9:
                 raise ValueError(f"{name} sums to {sum(getattr(self, name))}; shares must sum to 1")
@@ -125,7 +137,9 @@ class WorldConfig:
             raise ValueError(f"pol sums to {sum(self.pol)}; the shares must not pass 1")
 
 
-_CONTROL: dict[str, Any] = dict(r_NF=0.08, r_NA=0.08, r_AN=1.0, r_FD=0.0, r_DF=1.0, r_DN=1.0, r_FN=1.0)
+_CONTROL: dict[str, Any] = dict(
+    r_NF=0.08, r_NA=0.08, r_AN=1.0, r_FD=0.0, r_DF=1.0, r_DN=1.0, r_FN=1.0
+)
 _REALISTIC: dict[str, Any] = dict(
     n_topics=512,
     n_cats=32,
@@ -462,7 +476,9 @@ def make_world(
         size, start = sessions(config, rng[_LOG])
         life = _empty_life(int(size.sum()))
         none = np.empty(0, np.int64)
-        sim.live(rng[_LOG], rng[_REQUESTS], size, start, *path, model, life, none, _empty_slate(0, 1))
+        sim.live(
+            rng[_LOG], rng[_REQUESTS], size, start, *path, model, life, none, _empty_slate(0, 1)
+        )
         at, n_train = _positions(config, life.time, rng[_REQUESTS])
         slate = _empty_slate(len(at), config.C)
         if len(at):
@@ -516,13 +532,17 @@ def _requests(parts, lives, slates, requests) -> Requests:
     at = [requests[u][0][rows] for u, rows in parts]
 
     def of_event(name):
-        return np.concatenate([getattr(lives[u], name)[a] for (u, _), a in zip(parts, at, strict=True)])
+        return np.concatenate(
+            [getattr(lives[u], name)[a] for (u, _), a in zip(parts, at, strict=True)]
+        )
 
     extra = {"p_none": of_slate("none"), "p_true": of_slate("true"), "source": of_slate("source")}
     extra |= {"T": of_slate("transition"), "Phi": of_slate("fatigue"), "x0": of_slate("x0")}
     extra |= {"last": of_slate("last"), "index_in_life": np.concatenate(at)}
     return Requests(
-        user=np.concatenate([np.full(len(a), u, np.int32) for (u, _), a in zip(parts, at, strict=True)]),
+        user=np.concatenate(
+            [np.full(len(a), u, np.int32) for (u, _), a in zip(parts, at, strict=True)]
+        ),
         time=of_event("time") * SECONDS_PER_DAY,
         surface=of_event("surface").astype(np.uint8),
         position=of_event("position").astype(np.int32),

@@ -126,12 +126,11 @@ def build(
 
 def save(model: Ranker, path: str | Path) -> None:
     """Weights and recipe in one safetensors file, written beside and renamed into place."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save_model
 
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    save_file(state, partial, metadata={"recipe": json.dumps(model.recipe, sort_keys=True)})
+    save_model(model, str(partial), metadata={"recipe": json.dumps(model.recipe, sort_keys=True)})
     partial.replace(path)
 
 
@@ -142,10 +141,10 @@ def load(path: str | Path, spec: DataSpec) -> Ranker:
         ValueError: the file holds a model of another data set or with another item table.
     """
     from safetensors import safe_open
+    from safetensors.torch import load_model
 
     with safe_open(path, framework="pt") as f:
         recipe = json.loads(f.metadata()["recipe"])
-        state = {k: f.get_tensor(k) for k in f.keys()}
     if recipe["data"] != spec.name:
         raise ValueError(f"{path} was trained on {recipe['data']!r}, this spec is {spec.name!r}")
     parts = {k: recipe[k] for k in ("embedding", "ranker", "model")}
@@ -157,7 +156,7 @@ def load(path: str | Path, spec: DataSpec) -> Ranker:
         **{k: _tuples(v) for k, v in parts["model"].items()},
     )
     try:
-        model.load_state_dict(state)
+        load_model(model, str(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {spec.name!r}: {error}") from error
     return model
