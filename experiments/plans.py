@@ -40,31 +40,24 @@ def main(data: str, length: int = 100) -> list[Run]:
     return runs
 
 
-def lengths(data: str) -> list[Run]:
-    """One epoch at every length from 10 to 10,000; attention over 3,000 and more with one seed."""
+def lengths(data: str, longest: int, attention_seeds_up_to: int, models: Sequence[str]) -> list[Run]:
+    """One epoch at every length; attention over longer histories than stated with one seed only."""
     recipe: dict[str, Any] = {"data": data, "epochs": 1, "batch_size": 16, "sort": True}
     runs = []
-    for length in LENGTHS:
-        for name in ("mean_pooling", "recency_pooling", "topic_histogram", "din_similarity"):
-            few = name == "din_similarity" and length > 1_000
+    for length in (n for n in LENGTHS if n <= longest):
+        for name in models:
+            few = name == "din_similarity" and length > attention_seeds_up_to
             runs += _seeds({**recipe, "model": name, "length": length}, SEEDS[:1] if few else SEEDS)
     return runs
 
 
 def half_life(data: str) -> list[Run]:
-    """Recency pooling over half-lives, normalised and raw."""
+    """Recency pooling over half-lives."""
+    common: dict[str, Any] = {"data": data, "model": "recency_pooling", "length": 100}
     return [
         run
         for days in (0.01, 0.1, 1.0, 7.0, 30.0, 180.0)
-        for norm in (True, False)
-        for run in _seeds(
-            {
-                "data": data,
-                "model": "recency_pooling",
-                "length": 100,
-                "model_options": (("half_life", days), ("normalise", norm)),
-            }
-        )
+        for run in _seeds({**common, "model_options": (("half_life", days),)})
     ]
 
 
@@ -87,10 +80,15 @@ PLANS = {
     ],
     "half-life-course": lambda: half_life("course"),
     "unit-course": lambda: unit("course"),
-    "length-course": lambda: lengths("course"),
-    "length-complete-journey": lambda: [
-        r for r in lengths("complete-journey") if r.length <= 3_000 and r.model != "recency_pooling"
-    ],
+    "length-course": lambda: lengths(
+        "course",
+        10_000,
+        1_000,
+        ("mean_pooling", "recency_pooling", "topic_histogram", "din_similarity"),
+    ),
+    "length-complete-journey": lambda: lengths(
+        "complete-journey", 1_000, 100, ("mean_pooling", "topic_histogram", "din_similarity")
+    ),
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
 

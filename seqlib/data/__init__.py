@@ -31,8 +31,8 @@ _HOME = {
 
 if TYPE_CHECKING:
     from ._complete_journey import complete_journey, true_probability, week_start
-    from .dataset import Dataset, describe
     from ._git import GitError, git_history
+    from .dataset import Dataset, describe
     from .log import BatchLoader, EventLog, Requests, history_end
     from .schema import DataSpec, Events, Items, ItemTable, RequestBatch, SchemaError
     from .world import make_world

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 def shard(n: int, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
     """Bounds of the batches in a process's share of n requests: as many in every process."""
     n_batches = -(-n // (batch_size * world_size))
+    short = n_batches > 0 and n // world_size == (n_batches - 1) * batch_size  # of some process
+    if short and (n_batches == 1 or batch_size == 1):  # said by all, or the others would wait
+        raise ValueError(
+            f"{n} requests in batches of {batch_size} don't give {world_size} processes the same "
+            f"number of batches; use fewer processes or a larger batch_size"
+        )
     mine = len(range(rank, n, world_size))
     bounds = np.minimum(np.arange(n_batches + 1) * batch_size, mine)
-    if n_batches and bounds[-2] == bounds[-1]:  # one request short of a last batch: move one over
-        bounds[-2] -= 1
-        if n_batches == 1 or bounds[-2] == bounds[-3]:
-            raise ValueError(
-                f"{n} requests in batches of {batch_size} don't give {world_size} processes the "
-                f"same number of batches; use fewer processes or a larger batch_size"
-            )
+    if n_batches and bounds[-2] == bounds[-1]:
+        bounds[-2] -= 1  # a last batch of one request, taken from the batch before
     return bounds
 
 

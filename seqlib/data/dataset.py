@@ -234,13 +234,16 @@ def describe(data: HasData) -> dict[str, Any]:
 
     ``length`` is the distribution of events per user over the whole log, ``history`` what a request
     sees at its moment, ``seen_before`` the share of positive candidates whose item (and whose
-    ``key_field`` value) stands in the last 100 events and anywhere in the history.
+    ``key_field`` value) stands in the last 100 events and anywhere in the history. Where candidates
+    are a weighted sample, ``exposures`` counts what they stand for.
     """
     log, spec = data.log, data.spec
     bits = [round(float(((log.action >> b) & 1).mean()), 4) for b in range(len(spec.actions))]
     out: dict[str, Any] = {"name": spec.name, **describe_log(log), "items": len(spec.items) - 2}
     out["fields"] = {k: n - 2 for k, n in spec.items.sizes.items()}
     out["action_rate"] = dict(zip(spec.actions, bits, strict=True))
+    if left_out := {k: v for k, v in spec.notes.items() if k.startswith("left_out")}:
+        out["commits_left_out"] = {k.removeprefix("left_out_"): v for k, v in left_out.items()}
     for name, requests in (("train", data.train), ("test", data.test)):
         history = history_end(log, requests) - log.offsets[requests.user]
         rate = requests.labels.mean((0, 1))
@@ -252,6 +255,11 @@ def describe(data: HasData) -> dict[str, Any]:
             "history": _spread(history),
             "without_history": int((history == 0).sum()),
         }
+        if "weight" in requests.extra:  # candidates are a sample of the exposures
+            weight, label = requests.extra["weight"], requests.labels[:, :, 0]
+            out[name]["exposures"] = round(float(weight.sum()))
+            share = float((weight * label).sum() / weight.sum())
+            out[name]["label_rate_of_exposures"] = round(share, 6)
     out["test"]["seen_before"] = _seen(data)
     return out
 
@@ -299,9 +307,9 @@ def as_text(stats: dict[str, Any], indent: str = "") -> str:
         if isinstance(value, dict) and any(isinstance(v, dict) for v in value.values()):
             lines += [label, as_text(value, indent + "  ")]
         elif isinstance(value, dict):
-            lines.append(f"{label:<24}" + "  ".join(f"{k} {_number(v)}" for k, v in value.items()))
+            lines.append(f"{label:<28}" + "  ".join(f"{k} {_number(v)}" for k, v in value.items()))
         else:
-            lines.append(f"{label:<24}{_number(value)}")
+            lines.append(f"{label:<28}{_number(value)}")
     return "\n".join(lines)
 
 

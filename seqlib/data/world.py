@@ -653,3 +653,22 @@ def topic_history(world: World, requests: Requests, row: int, candidate: int) ->
         "topic": int(world.catalogue.item_topic[requests.items[row, candidate] - FIRST_ID]),
         "p": requests.truth[row, candidate],
     }
+
+
+def offsets_by_length(
+    world: World, requests: Requests, row: int, candidate: int
+) -> NDArray[np.float64]:
+    """(25,): the candidate's offset when only the last 0 … 24 events are known.
+
+    Transition looks back 12 events and fatigue 24, so from 24 on it no longer changes.
+    """
+    life, e, m = world.life(int(requests.user[row])), requests.extra, world.model
+    n, x0 = int(e["index_in_life"][row]), float(e["x0"][row, candidate])
+    k = int(world.catalogue.item_topic[requests.items[row, candidate] - FIRST_ID])
+    longest = max(m.lags_transition, m.lags_fatigue)
+    out = []
+    for length in range(longest + 1):
+        t = sim.transition_effect(k, n, min(length, m.lags_transition), life.topic, life.click, m)
+        f = sim.fatigue_effect(k, n, min(length, m.lags_fatigue), life.topic, life.click, m)
+        out.append(x0 + m.g_transition * t - m.g_fatigue * f)
+    return np.array(out)

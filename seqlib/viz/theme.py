@@ -1,0 +1,330 @@
+"""One look for every figure: colours fixed by model, readable on light and dark pages.
+
+Pictures are drawn on a pale card that stands well on a white and on a black page. The colours are
+those of Okabe and Ito's palette for colour-blind readers, darkened where a line of theirs would be
+too faint on the card; markers and dashes repeat what the colour says.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+CARD, INK, SOFT, GRID = "#f8f8f5", "#20242a", "#5d646d", "#dcdcd6"
+BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#c98200", "#00875f", "#d04f00"
+SKY, PURPLE, OLIVE, BROWN, GREY = "#2f93d0", "#b0568f", "#7d7a00", "#7a4a1e", "#767b82"
+
+BLACK, RED = INK, VERMILION
+
+CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OLIVE, BROWN, GREY)
+SEQUENTIAL = LinearSegmentedColormap.from_list("seq", [CARD, "#9cc7e0", BLUE, "#06334f"])
+DIVERGING = LinearSegmentedColormap.from_list(
+    "seq_div", [VERMILION, "#efb48e", CARD, "#8fc0de", BLUE]
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one model is drawn: what a reader calls it, its colour, marker and dash."""
+
+    title: str
+    color: str
+    marker: str = "o"
+    dash: str = "-"
+
+
+# One entry per model of the course; the order is that of the chapters.
+LOOKS: Mapping[str, Look] = {
+    "none": Look("no history", GREY, "", ":"),
+    "ceiling": Look("ceiling", INK, "", "--"),
+    "filter": Look("filter on the last L", SOFT, "", "-."),
+    "item_only": Look("item only", GREY, "s"),
+    "sum_pooling": Look("sum pooling", SKY, "P"),
+    "mean_pooling": Look("mean pooling", BLUE, "o"),
+    "max_pooling": Look("max pooling", "#4a63b8", "^"),
+    "recency_pooling": Look("recency pooling", "#00506e", "v"),
+    "topic_histogram": Look("topic histogram", GREEN, "D"),
+    "din": Look("DIN", VERMILION, "o"),
+    "din_code": Look("DIN, authors' code", "#a03c00", "s"),
+    "din_similarity": Look("DIN with similarities", "#e0602f", "^"),
+    "transact": Look("TransAct", PURPLE, "o"),
+    "sim": Look("SIM", BROWN, "s"),
+    "twin": Look("TWIN", ORANGE, "o"),
+    "longer": Look("LONGER", OLIVE, "o"),
+    "transact_v2": Look("TransAct V2", "#8a3f8f", "^"),
+    "twin_v2": Look("TWIN V2", "#9a6400", "^"),
+    "dv365": Look("DV365", "#3d7a3d", "X"),
+    "hstu": Look("HSTU", "#3b3f8f", "*"),
+}
+
+MARKERS: Mapping[str, str] = {name: entry.marker for name, entry in LOOKS.items() if entry.marker}
+
+_PLOTLY_DASH = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
+_PLOTLY_MARKER = {
+    "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond",
+    "P": "cross", "X": "x", "*": "star", "": "circle",
+}  # fmt: skip
+
+RC: Mapping[str, Any] = {
+    "figure.facecolor": CARD, "axes.facecolor": CARD, "savefig.facecolor": CARD,
+    "figure.figsize": (7.2, 3.8), "figure.dpi": 100, "savefig.dpi": 130,
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "axes.titlecolor": INK,
+    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
+    "lines.linewidth": 2.0, "lines.markersize": 5.5, "legend.frameon": False,
+    "axes.prop_cycle": mpl.cycler(color=CYCLE), "image.cmap": "viridis",
+    "svg.hashsalt": "seqlib", "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+def use() -> None:
+    """Give matplotlib and Plotly the course's look, in this process. Call once per notebook."""
+    mpl.rcParams.update(RC)
+    use_plotly()
+
+
+@contextmanager
+def context() -> Iterator[None]:
+    """The look inside a ``with`` block only; what was set before comes back."""
+    with mpl.rc_context(dict(RC)):
+        yield
+
+
+def themed(draw):
+    """Decorator: draw a matplotlib figure in the course's look, whatever the process has set."""
+
+    @functools.wraps(draw)
+    def inside(*args, **kwargs):
+        with context():
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def use_plotly() -> None:
+    """Register the small Plotly template "seq" (the stock one adds 750 lines to each figure)."""
+    import plotly.io as pio
+    from plotly import graph_objects as go
+
+    line = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": SOFT}
+    layout = go.Layout(
+        paper_bgcolor=CARD,
+        plot_bgcolor=CARD,
+        font={"color": INK, "size": 13},
+        colorway=list(CYCLE),
+        margin={"t": 56, "l": 64, "r": 24, "b": 56},
+        xaxis=line,
+        yaxis=line,
+        hoverlabel={"bgcolor": "#ffffff", "font": {"color": INK}},
+    )
+    pio.templates["seq"] = go.layout.Template(layout=layout)
+    pio.templates.default = "seq"
+    pio.renderers.default = "plotly_mimetype"
+
+
+# --- colours by name --------------------------------------------------------------------------
+
+
+def _split(name: str) -> tuple[str, str, bool]:
+    """ "din[softmax=True] (other user)" -> ("din", "softmax=True", True)."""
+    other = name.endswith(" (other user)")
+    name = name.removesuffix(" (other user)")
+    match = re.fullmatch(r"([\w ]+)(?:\[(.*)\])?", name)
+    base, options = match.groups() if match else (name, None)
+    return base, options or "", other
+
+
+def look(name: str) -> Look:
+    """The fixed look of a model, baseline or reference line.
+
+    Args:
+        name: a key of ``LOOKS``, or a label of an experiment made from one, such as
+            "din[softmax=True]" or "din (other user)"; another user's history is drawn dotted.
+
+    Raises:
+        ValueError: an unknown name; the message lists what there is.
+    """
+    base, options, other = _split(name)
+    if base not in LOOKS:
+        raise ValueError(f"no colour is fixed for {name!r}; there are {', '.join(LOOKS)}")
+    found = LOOKS[base]
+    title = found.title + (f", {options.replace(',', ', ')}" if options else "")
+    title += ", other user's history" if other else ""
+    return Look(title, found.color, found.marker, ":" if other else found.dash)
+
+
+def color(name: str) -> str:
+    """The fixed colour of a model, as "#rrggbb". Raises ValueError for an unknown name."""
+    return look(name).color
+
+
+def label(name: str) -> str:
+    """What a reader calls the model; a name without a look is returned as it is."""
+    return look(name).title if _split(name)[0] in LOOKS else name
+
+
+def looks(names) -> list[Look]:
+    """Looks for several series; names without one get the cycle's colours in turn.
+
+    A model may be named by its key or by what ``label`` makes of it.
+    """
+    keys = {entry.title: key for key, entry in LOOKS.items()}
+    found, free = [], 0
+    for name in names:
+        name = keys.get(str(name), str(name))
+        if _split(name)[0] in LOOKS:
+            found.append(look(name))
+        else:
+            found.append(Look(name, CYCLE[free % len(CYCLE)], "osD^vPX*"[free % 8]))
+            free += 1
+    return found
+
+
+def plotly_line(style: Look) -> dict[str, Any]:
+    """Line and marker of a Plotly scatter trace in a model's look."""
+    return {
+        "mode": "lines+markers" if style.marker else "lines",
+        "line": {"color": style.color, "width": 2, "dash": _PLOTLY_DASH[style.dash]},
+        "marker": {"symbol": _PLOTLY_MARKER[style.marker], "size": 7},
+    }
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def canvas(width: float, height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+    """A figure that no notebook shows by itself, and its axes. Sizes in inches."""
+    fig = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig, fig.subplots(1, columns, **kwargs)
+
+
+def plain(ax: Axes, grid: str = "y") -> None:
+    """Leave grid lines on one axis only: "x", "y", "both" or "" for none."""
+    ax.grid(False)
+    if grid:
+        ax.grid(True, axis=grid)  # type: ignore[arg-type]
+
+
+def log_ticks(axis, values) -> None:
+    """Label a logarithmic axis with plain numbers: 10, 100, 1,000."""
+    axis.set_major_locator(mpl.ticker.FixedLocator(list(values)))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axis.set_minor_locator(mpl.ticker.NullLocator())
+
+
+def numbers(values, name: str, ndim: int | None = None) -> np.ndarray:
+    """Values as float64.
+
+    Raises:
+        ValueError: the wrong number of axes, no values, or NaN or infinity among them.
+    """
+    out = np.asarray(values, dtype=np.float64)
+    if ndim is not None and out.ndim != ndim:
+        raise ValueError(f"{name} has shape {out.shape}; it must have {ndim} axes")
+    if not out.size:
+        raise ValueError(f"{name} is empty; there is nothing to draw")
+    if not np.isfinite(out).all():
+        raise ValueError(f"{name} has NaN or infinity; every value must be finite")
+    return out
+
+
+def same_length(**sequences) -> None:
+    """Raise ValueError unless all given sequences (None is skipped) have one length."""
+    sizes = {k: len(v) for k, v in sequences.items() if v is not None}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"lengths differ: {sizes}; they must be equal")
+
+
+def rounded(values, digits: int = 4) -> Any:
+    """Nested lists of floats with few digits: small in a notebook, equal from machine to machine.
+
+    Integers stay integers, −0.0 becomes 0.0; arrays of any shape and nested lists are accepted.
+    """
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, (list, tuple)):
+        return [rounded(v, digits) for v in values]
+    if isinstance(values, float):
+        return round(values, digits) + 0.0
+    return values
+
+
+def significant(values, digits: int = 4) -> Any:
+    """As ``rounded``, with that many significant digits; for numbers over many magnitudes."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, (list, tuple)):
+        return [significant(v, digits) for v in values]
+    return float(f"{values:.{digits}g}") if isinstance(values, float) else values
+
+
+# --- showing ----------------------------------------------------------------------------------
+
+PNG_DPI, CSS_DPI = 144, 96
+
+
+def png(fig: Figure, dpi: int = PNG_DPI) -> bytes:
+    """The picture as PNG with a palette of 256 colours: a third of the bytes, no visible loss."""
+    from PIL import Image
+
+    raw, small = io.BytesIO(), io.BytesIO()
+    with context():
+        fig.savefig(raw, format="png", dpi=dpi, facecolor=CARD)
+    image = Image.open(raw).convert("RGB")
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
+    return small.getvalue()
+
+
+def show(fig: Any, *, alt: str, caption: str = "") -> None:
+    """Show a figure in a notebook, with the text that says what is in it and what it means.
+
+    The caption follows as an output of its own and carries the alternative text in ``data-alt``;
+    the website moves it onto the image. Where there is no picture, the alternative text is shown.
+
+    Args:
+        fig: a matplotlib or Plotly figure. alt: what is to be seen, for readers who can't see it.
+        caption: the conclusion, in a sentence.
+
+    Raises:
+        ValueError: ``alt`` is empty.
+    """
+    if not alt.strip():
+        raise ValueError("alt is empty; say what the figure shows, for readers who can't see it")
+    from IPython.display import HTML, display
+
+    if isinstance(fig, Figure):
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close(fig)  # else the notebook shows it once more
+        image = base64.b64encode(png(fig)).decode()
+        width = round(fig.get_figwidth() * CSS_DPI)
+        display(
+            {"image/png": image, "text/plain": alt},
+            raw=True,
+            metadata={"image/png": {"width": width}},
+        )
+    else:
+        display(fig)
+    text = html.escape(caption) if caption else ""
+    display(HTML(f'<p class="seq-caption" data-alt="{html.escape(alt)}"><em>{text}</em></p>'))

@@ -1,0 +1,80 @@
+"""A reader's way in: JupyterLab in a browser, open a chapter, Run All, no error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT, SHOTS
+
+CHAPTERS = sorted(p.name for p in (ROOT / "chapters").glob("*.ipynb"))
+IDLE = "Python 3 (ipykernel) | Idle"
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the chapters, with its own settings: nothing touches the tree."""
+    work, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
+    shutil.copytree(ROOT / "chapters", work / "chapters")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(home), "JUPYTER_DATA_DIR": str(home / "d"),
+                   "JUPYTERLAB_SETTINGS_DIR": str(home / "s"),
+                   "JUPYTERLAB_WORKSPACES_DIR": str(home / "w")}  # fmt: skip
+    log = work / "lab.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+             f"--port={port}", "--IdentityProvider.token=", "--LabApp.news_url=None"],
+            cwd=work, stdout=out, stderr=subprocess.STDOUT, env=environment,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(url + "/api", timeout=2)
+            break
+        except OSError:
+            time.sleep(0.5)
+    else:
+        pytest.fail(log.read_text())
+    yield url
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_run_all(browser, lab, name):
+    context = browser.new_context(viewport={"width": 1300, "height": 1500})
+    context.set_default_timeout(280_000)
+    page, elsewhere = context.new_page(), []
+    own = (lab, lab.replace("http", "ws"), "data:", "blob:")
+    page.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith(own) else None)
+    page.goto(f"{lab}/lab/tree/chapters/{name}?reset")
+    status = page.locator(".jp-StatusBar-Widget", has_text=IDLE)
+    status.wait_for()
+    page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").first.click()
+    page.locator(".lm-Menu-itemLabel", has_text="Restart Kernel and Run All Cells").first.click()
+    page.locator("button.jp-mod-accept").first.click()
+    page.wait_for_timeout(3000)
+    page.locator(".jp-StatusBar-Widget", has_text="Python 3 (ipykernel) | Busy").wait_for()
+    status.wait_for()
+    page.wait_for_timeout(1000)
+    errors = page.locator(
+        "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+    )
+    assert errors.count() == 0, errors.first.inner_text()
+    page.keyboard.press("Escape")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SHOTS / f"lab-{name[:2]}.png"))
+    context.close()
+    assert not elsewhere

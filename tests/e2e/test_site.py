@@ -1,0 +1,101 @@
+"""The website as a reader meets it: every page, maths, figures, themes, quizzes, solutions."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import ROOT, SITE
+
+CHAPTERS = sorted(p.stem for p in (ROOT / "chapters").glob("*.ipynb"))
+PAGES = [f"chapters/{c}" for c in CHAPTERS]
+PAGES += [f"book/{p.stem}" for p in sorted((ROOT / "book").glob("*.md"))] + ["search", "genindex"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_loads(page, site, name):
+    """No script error, no missing file, nothing from another host (see the page fixture)."""
+    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    assert page.locator("h1").count() >= 1 or name in ("search", "genindex")
+
+
+def test_no_page_is_left_out():
+    built = {str(p.relative_to(SITE))[:-5] for p in SITE.rglob("*.html")}
+    assert set(PAGES) <= built
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_maths_is_set(page, site, chapter):
+    page.goto(f"{site}/chapters/{chapter}.html")
+    page.locator("mjx-container").first.wait_for(state="attached")
+    assert page.locator("mjx-merror").count() == 0
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_plotly_figures_draw_and_follow_the_theme(page, site, chapter):
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{site}/chapters/{chapter}.html")
+    figures = page.locator(".seq-plotly")
+    for i in range(figures.count()):
+        figures.nth(i).scroll_into_view_if_needed()
+        page.wait_for_function(
+            "i => document.querySelectorAll('.seq-plotly')[i].dataset.ready === '1'", arg=i
+        )
+        assert figures.nth(i).locator(".js-plotly-plot .main-svg").count() > 0
+        colour = "i => document.querySelectorAll('.js-plotly-plot')[i].layout.font.color"
+        assert page.evaluate(colour, i) == "#ddd"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_images_have_text_alternatives(page, site, chapter):
+    page.goto(f"{site}/chapters/{chapter}.html", wait_until="networkidle")
+    alts = page.locator(".cell_output img").evaluate_all("all => all.map(i => i.alt)")
+    assert alts
+    assert all(len(a) > 15 for a in alts), alts
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_explorer_mounts_and_reacts_to_every_control(page, site, chapter):
+    page.goto(f"{site}/chapters/{chapter}.html")
+    explorer = page.locator(".seq-explorer").first
+    explorer.wait_for()
+    explorer.scroll_into_view_if_needed()
+    before = explorer.inner_html()
+    for control in explorer.locator("input[type=range]").all():
+        control.focus()
+        page.keyboard.press("ArrowRight")
+    for control in explorer.locator("select").all():
+        control.select_option(index=1)
+    assert explorer.inner_html() != before
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_quiz_answers_back_at_every_choice(page, site, chapter):
+    page.goto(f"{site}/chapters/{chapter}.html")
+    quiz = page.locator(".seq-quiz")
+    quiz.wait_for()
+    choices = quiz.locator("button.choice")
+    for i in range(choices.count()):
+        choices.nth(i).click()
+    assert quiz.locator(".why:visible").count() == choices.count() >= 15
+    assert quiz.locator("button.choice[data-ok='1']").count() == 5
+
+
+def test_a_solution_opens(page, site):
+    page.goto(f"{site}/book/solutions.html")
+    solution = page.locator("details").first
+    assert not solution.locator("pre").is_visible()
+    solution.locator("summary").click()
+    solution.locator("pre").wait_for(state="visible")
+
+
+def test_search_finds_a_term(page, site):
+    page.goto(f"{site}/search.html?q=fatigue")
+    page.locator("#search-results li").first.wait_for()
+
+
+def test_dark_and_light_differ(page, site):
+    colours = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.goto(f"{site}/book/index.html", wait_until="networkidle")
+        colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours[0] != colours[1]

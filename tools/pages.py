@@ -1,0 +1,75 @@
+"""Write the website's generated pages: solutions, data, status. Run before the site is built."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+CLAIM = re.compile(r"⟨[^⟩]+⟩")
+PACKAGES = ("torch", "numpy", "numba", "pyarrow", "jupyterlab", "jupyter-book", "plotly", "nbval")
+
+
+def solutions() -> str:
+    """Every solution in a closed drop-down, taken from the files that the tests run."""
+    out = ["# Solutions", "", "Each function below is run against its exercise's check by the tests."]
+    for path in sorted((ROOT / "solutions").glob("ch*.py")):
+        source = path.read_text()
+        tree = ast.parse(source)
+        imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+        used = "\n".join(ast.unparse(n) for n in imports)
+        out += ["", f"## Chapter {path.stem[2:]}", "", f"```python\n{used}\n```"]
+        for node in tree.body:
+            doc = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if doc and (found := re.match(r"(E\d\d\.\d+)", doc)):
+                code = ast.get_source_segment(source, node)
+                out += ["", f":::{{dropdown}} {found[1]} · `{node.name}`"]
+                out += [f"```python\n{code}\n```", ":::"]
+    return "\n".join(out) + "\n"
+
+
+def data() -> str:
+    """data/README.md as a page, with links made relative to the book."""
+    return (ROOT / "data" / "README.md").read_text()
+
+
+def status() -> str:
+    """Versions, commit, seconds and claims per chapter."""
+    runs = json.loads((BOOK / "runs.json").read_text())
+    commit = subprocess.run(
+        ["git", "log", "-1", "--format=%h, %cs"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    out = ["# Status", "", "Every output on this site was stored by executing the chapters; the tests execute"]
+    out += ["them again and compare. This page is written when the site is built.", ""]
+    out += [f"Commit: {commit or 'not in a repository'}. Python {sys.version.split()[0]}.", ""]
+    out += ["| chapter | seconds to run | size, kB | cells run | claims checked | notebook |"]
+    out += ["|---|---|---|---|---|---|"]
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        notebook, run = json.loads(path.read_text()), runs.get(path.stem, {})
+        code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+        shown = json.dumps([c["outputs"] for c in code], ensure_ascii=False)
+        out.append(
+            f"| {path.stem} | {run.get('seconds', '–')} | {path.stat().st_size / 1000:.0f} | "
+            f"{len(code)} | {len(CLAIM.findall(shown))} | {{download}}`{path.name} <../chapters/{path.name}>` |"
+        )
+    out += ["", "| package | version |", "|---|---|"]
+    out += [f"| {name} | {version(name).split('+')[0]} |" for name in PACKAGES]
+    return "\n".join(out) + "\n"
+
+
+def main() -> None:
+    """Write each page only if it changed, so that a warm build stays quick."""
+    for name, make in (("solutions", solutions), ("data", data), ("status", status)):
+        path, text = BOOK / f"{name}.md", make()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
