@@ -154,10 +154,11 @@ def hit_at_k(score: ArrayLike, label: ArrayLike, group: ArrayLike, k: int) -> fl
     if k < 1:
         raise ValueError(f"k is {k}; at least 1 is needed")
     g = np.asarray(group).ravel()
+    if g.shape != s.shape:
+        raise ValueError(f"hit_at_k: {s.size} scores and {g.size} groups; there must be one each")
+    order = np.argsort(g, kind="stable")
     hits, n = 0.0, 0
-    for rows in np.split(np.argsort(g, kind="stable"), np.unique(g, return_index=True)[1][1:]) if (
-        g.size
-    ) else []:
+    for rows in np.split(order, np.flatnonzero(np.diff(g[order])) + 1):
         if y[rows].any():
             hits, n = hits + _hit(s[rows], y[rows], k), n + 1
     return hits / n if n else float("nan")

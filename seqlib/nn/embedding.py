@@ -60,14 +60,14 @@ class ItemEmbedding(nn.Module):
         super().__init__()
         table = spec.items
         self.dim, self.n_rows, self.content_scale = config.dim, len(table), config.content_scale
-        self.embeddings = nn.ModuleDict()
+        self.tables = nn.ModuleDict()  # keys "of_…": a field may be called like a method ("type")
         for name, size in table.sizes.items():
             width = config.key_dim if name == spec.key_field else config.field_dim
             large = size > 1000 and name != spec.key_field
-            self.embeddings[name] = self._table(size, width // 2 if large else width, large)
+            self.tables[f"of_{name}"] = self._table(size, width // 2 if large else width, large)
             self.register_buffer(f"field_{name}", table.fields[name], persistent=False)
         if config.id_dim:
-            self.embeddings["id"] = self._table(len(table), config.id_dim, large=True)
+            self.tables["of_id"] = self._table(len(table), config.id_dim, large=True)
             self.register_buffer("field_id", torch.arange(len(table)), persistent=False)
         self.register_buffer("content", table.content, persistent=False)
         self.register_buffer("dense", table.dense, persistent=False)
@@ -81,6 +81,11 @@ class ItemEmbedding(nn.Module):
         with torch.no_grad():
             table.weight.normal_(std=0.1 if large else 0.5)[PAD].zero_()
         return table
+
+    @property
+    def embeddings(self) -> dict[str, nn.Embedding]:
+        """Field name -> its embedding table."""
+        return {key[3:]: table for key, table in self.tables.items()}  # type: ignore[misc]
 
     def field_ids(self, name: str, ids: Tensor) -> Tensor:
         """Value ids of one field for item ids, any shape; an id beyond the table is unknown."""

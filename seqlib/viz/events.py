@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import ArrayLike
 
-from .theme import BLUE, GREEN, GREY, INK, ORANGE, RED, canvas, numbers, plain, themed
+from .theme import BLUE, GREEN, INK, ORANGE, RED, canvas, numbers, plain, themed
 
 
 @themed
@@ -24,6 +24,8 @@ def life_line(
     title: str = "",
 ) -> Figure:
     """One life: time on the x axis, topics in the order of their first event on the y axis.
+
+    Lives of more than 4,000 events show one dot per day and topic, "clicked" if any was.
 
     Args:
         days, topics, clicks: (n,) of the events, oldest first. request_day: a vertical line.
@@ -44,8 +46,11 @@ def life_line(
         ax.axvspan(t[max(len(t) - window, 0)], end, color=ORANGE, alpha=0.2, lw=0,
                    label=f"the last {min(window, len(t)):,} events")  # fmt: skip
     size = float(np.clip(9_000 / len(t), 2.5, 16))
-    ax.scatter(t[~c], y[~c], s=size * 0.7, color=GREY, alpha=0.5, lw=0, label="shown")
-    ax.scatter(t[c], y[c], s=size, color=BLUE, alpha=0.75, lw=0, label="clicked")
+    dots = np.column_stack([t if len(t) <= 4_000 else np.floor(t) + 0.5, y])
+    hit = np.unique(dots[c], axis=0)
+    missed = np.array(sorted({*map(tuple, dots[~c])} - {*map(tuple, hit)})).reshape(-1, 2)
+    ax.scatter(*missed.T, s=size * 0.7, color="#b4b8bc", lw=0, label="shown")
+    ax.scatter(*hit.T, s=size, color=BLUE, lw=0, label="clicked")
     if highlight is not None:
         mine = k == highlight
         for chosen, face, what in ((mine & c, RED, "clicked"), (mine & ~c, "none", "not clicked")):
@@ -58,7 +63,10 @@ def life_line(
     ax.margins(x=0.01)
     ax.set(xlabel="day", ylabel=f"{len(first):,} topics, by first event")
     ax.set_title(title)
-    fig.legend(loc="outside right upper", markerscale=1.4)
+    legend = fig.legend(loc="outside right upper")
+    for handle in legend.legend_handles:
+        if hasattr(handle, "set_sizes"):
+            handle.set_sizes([26])
     return fig
 
 
@@ -88,8 +96,8 @@ def length_histogram(
     ax.set_ylim(0, top * 1.28)
     for i, m in enumerate(sorted(marks)):
         ax.plot([m, m], [0, top * 1.05], color=RED, lw=1.4)
-        ax.text(m, top * (1.18 if i % 2 else 1.08), f"{(n > m).mean():.0%} beyond {m:,}", color=RED,
-                ha="center", fontsize=9)  # fmt: skip
+        text, side = f" {(n > m).mean():.0%} beyond {m:,}", "left" if m < 3 * edges[0] else "center"
+        ax.text(m, top * (1.18 if i % 2 else 1.08), text, color=RED, ha=side, fontsize=9)
     plain(ax)
     ax.set(xlabel=f"{xlabel}  (median {np.median(n):,.0f})", ylabel="users")
     ax.set_title(title)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from .theme import (
+    CARD,
     GREY,
     INK,
     SOFT,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Curve = Sequence[tuple[int, float, Sequence[float]]]
+BEHIND = {"facecolor": CARD, "edgecolor": "none", "pad": 1.0, "alpha": 0.85}  # of texts over lines
 DECADES = (1, 10, 100, 1_000, 10_000, 100_000)
 
 
@@ -341,7 +343,7 @@ def _point_labels(ax, points, texts, colors) -> None:
         fewest = None
         for dx, dy, ha, va in choices:
             note = ax.annotate(text, point, (dx, dy), textcoords="offset points", ha=ha, va=va,
-                               fontsize=9, color=color)  # fmt: skip
+                               fontsize=9, color=color, bbox=BEHIND)  # fmt: skip
             box = note.get_window_extent(renderer)
             others = [s for s in spots if s is not spot]
             hits = sum(box.overlaps(b) for b in taken) + sum(box.contains(*s) for s in others)

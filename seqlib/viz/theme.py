@@ -215,6 +215,7 @@ def canvas(width: float, height: float, columns: int = 1, **kwargs: Any) -> tupl
     """A figure that no notebook shows by itself, and its axes. Sizes in inches."""
     fig = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(fig)
+    fig.get_layout_engine().set(w_pad=0.09, h_pad=0.08)
     return fig, fig.subplots(1, columns, **kwargs)
 
 
@@ -291,7 +292,7 @@ def png(fig: Figure, dpi: int = PNG_DPI) -> bytes:
     with context():
         fig.savefig(raw, format="png", dpi=dpi, facecolor=CARD)
     image = Image.open(raw).convert("RGB")
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+    image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
         small, format="png", optimize=True
     )
     return small.getvalue()

@@ -1,0 +1,180 @@
+"""Every metric against an independent reference on random input with many ties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
+
+from seqlib import metrics as m
+
+scores = st.integers(0, 6).map(lambda v: v / 6)  # many ties
+
+
+@st.composite
+def rows(draw, n_users=5):
+    n = draw(st.integers(2, 40))
+    s = np.array(draw(st.lists(scores, min_size=n, max_size=n)))
+    y = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)), float)
+    u = np.array(draw(st.lists(st.integers(0, n_users - 1), min_size=n, max_size=n)))
+    return s, y, u
+
+
+def pairs_auc(s, pos, neg):
+    """All pairs, one at a time."""
+    won = total = 0.0
+    for i in range(len(s)):
+        for j in range(len(s)):
+            w = pos[i] * neg[j]
+            total += w
+            won += w * (1.0 if s[i] > s[j] else 0.5 if s[i] == s[j] else 0.0)
+    return won / total if total else float("nan")
+
+
+@given(rows())
+def test_auc_equals_scikit_learn(data):
+    s, y, _ = data
+    if len(set(y)) < 2:
+        assert math.isnan(m.auc(s, y))
+    else:
+        assert m.auc(s, y) == pytest.approx(sk.roc_auc_score(y, s))
+
+
+@given(rows())
+def test_expected_auc_equals_all_weighted_pairs(data):
+    s, y, u = data
+    p = (y + u) / 6
+    want = pairs_auc(s, p, 1 - p)
+    got = m.expected_auc(s, p)
+    assert (math.isnan(got) and math.isnan(want)) or got == pytest.approx(want)
+
+
+def test_expected_auc_is_the_mean_over_drawn_labels():
+    rng = np.random.default_rng(0)
+    p = rng.random(800)
+    s = p + 0.3 * rng.random(800)
+    drawn = [m.auc(s, rng.random(800) < p) for _ in range(300)]
+    error = np.std(drawn) / math.sqrt(300)
+    assert m.expected_auc(s, p) == pytest.approx(np.mean(drawn), abs=4 * error + 2 / 800)
+
+
+@given(rows())
+def test_gauc_equals_scikit_learn_user_by_user(data):
+    s, y, u = data
+    total = weight = dropped = dropped_rows = 0
+    for user in set(u):
+        mine = u == user
+        if len(set(y[mine])) < 2:
+            dropped, dropped_rows = dropped + 1, dropped_rows + mine.sum()
+            continue
+        total += mine.sum() * sk.roc_auc_score(y[mine], s[mine])
+        weight += mine.sum()
+    got = m.gauc(s, y, u)
+    assert (got.dropped_users, got.dropped_impressions) == (dropped, dropped_rows)
+    assert (got.users, got.impressions) == (len(set(u)) - dropped, weight)
+    if weight:
+        assert got.value == pytest.approx(total / weight)
+    else:
+        assert math.isnan(got.value)
+
+
+@given(rows(), st.floats(-100, 100))
+def test_gauc_does_not_see_a_constant_per_user(data, shift):
+    s, y, u = data
+    a, b = m.gauc(s, y, u), m.gauc(s + shift * u, y, u)
+    s6 = np.round(s * 6)  # exact integers: shifting can't break ties by rounding
+    a, b = m.gauc(s6, y, u), m.gauc(s6 + 1000 * u, y, u)
+    assert a == b or math.isnan(a.value)
+
+
+def test_gauc_of_one_against_one_is_the_share_of_wins():
+    s = np.array([0.9, 0.1, 0.2, 0.7, 0.5, 0.5])
+    y = np.array([1, 0, 1, 0, 1, 0])
+    assert m.gauc(s, y, [0, 0, 1, 1, 2, 2]).value == pytest.approx((1 + 0 + 0.5) / 3)
+
+
+@given(rows())
+def test_log_loss_equals_scikit_learn(data):
+    s, y, _ = data
+    p = 0.05 + 0.9 * s
+    assert m.log_loss(p, y) == pytest.approx(sk.log_loss(y, p, labels=[0, 1]))
+
+
+def test_normalized_entropy_of_the_base_rate_is_one():
+    y = np.array([1, 0, 0, 0])
+    assert m.normalized_entropy(np.full(4, 0.25), y) == pytest.approx(1)
+    assert m.normalized_entropy([0.9, 0.1, 0.1, 0.1], y) < 1
+
+
+@given(hnp.arrays(float, 30, elements=st.floats(0, 1)), st.integers(1, 7))
+def test_ece_equals_a_loop_over_bins(p, bins):
+    y = (np.arange(30) % 3 == 0).astype(float)
+    order = np.argsort(p, kind="stable")
+    want = sum(
+        len(part) / 30 * abs(p[part].mean() - y[part].mean())
+        for part in np.array_split(order, bins)
+    )
+    assert m.ece(p, y, bins) == pytest.approx(want)
+
+
+@settings(max_examples=50)
+@given(rows(), st.integers(1, 5))
+def test_hit_at_k_is_the_chance_under_random_tie_breaking(data, k):
+    s, y, u = data
+    rng, hits, n = np.random.default_rng(0), 0.0, 0
+    for user in set(u):
+        mine = np.flatnonzero(u == user)
+        if not y[mine].any():
+            continue
+        n += 1
+        draws = 400
+        for _ in range(draws):
+            order = mine[np.lexsort((rng.random(len(mine)), -s[mine]))]
+            hits += y[order[:k]].any() / draws
+    got = m.hit_at_k(s, y, u, k)
+    assert (math.isnan(got) and n == 0) or got == pytest.approx(hits / n, abs=0.12)
+
+
+def test_rela_impr_reproduces_the_published_columns():
+    """Models of the DIN paper on its three tables, base first."""
+    amazon = {"LR": (0.7742, -24.34), "Wide&Deep": (0.8637, 0.36), "PNN": (0.8679, 1.52),
+              "DeepFM": (0.8683, 1.63), "DIN": (0.8818, 5.35), "Dice": (0.8871, 6.82)}  # fmt: skip
+    movielens = {"LR": (0.7263, -1.61), "DIN": (0.7337, 1.61), "Dice": (0.7348, 2.09)}
+    alibaba = {"DIN": (0.6029, 6.08), "MBA": (0.6060, 9.28), "Dice": (0.6044, 7.63), "all": (0.6083, 11.65)}
+    for base, table in ((0.8624, amazon), (0.73, movielens), (0.597, alibaba)):
+        for name, (value, percent) in table.items():
+            assert m.rela_impr(value, base) == pytest.approx(percent, abs=0.0051), name
+    with pytest.raises(ValueError, match="the base is ½"):
+        m.rela_impr(0.6, 0.5)
+
+
+@given(st.floats(0.001, 0.999), st.floats(0.01, 1))
+def test_undo_sampling_inverts_dropping_negatives(p, keep):
+    sampled = p / (p + (1 - p) * keep)
+    assert float(m.undo_sampling(sampled, keep)) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: m.auc([0.1, np.nan], [0, 1]), "1 scores are NaN or infinite"),
+        (lambda: m.auc([0.1], [0, 1]), "1 scores and 2 labels"),
+        (lambda: m.auc([], []), "no scores"),
+        (lambda: m.auc([0.1, 0.2], [0, 2]), "labels must be 0 or 1"),
+        (lambda: m.gauc([0.1, 0.2], [0, 1], [1]), "2 scores and 1 users"),
+        (lambda: m.expected_auc([0.1], [1.2]), r"must lie in \[0, 1\]"),
+        (lambda: m.log_loss([1.2], [1]), r"must lie in \[0, 1\]"),
+        (lambda: m.normalized_entropy([0.5], [1]), "both classes are needed"),
+        (lambda: m.hit_at_k([0.5], [1], [0], 0), "k is 0"),
+        (lambda: m.calibration([0.5], [1], 0), "bins is 0"),
+        (lambda: m.undo_sampling(0.5, 0.0), r"keep must lie in \(0, 1\]"),
+    ],
+)
+def test_errors_name_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
