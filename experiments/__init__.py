@@ -1,1 +1,1 @@
-"""The larger runs behind the chapters' figures: seeds × lengths × models, stored with provenance."""
+"""The larger runs behind the chapters: seeds × lengths × models, stored with provenance."""

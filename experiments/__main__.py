@@ -1,4 +1,4 @@
-"""``python -m experiments run NAME…`` trains what is missing; ``summarise NAME…`` writes results."""
+"""``python -m experiments run NAME…`` trains what is missing; ``summarise`` writes results."""
 
 from __future__ import annotations
 

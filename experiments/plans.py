@@ -40,7 +40,9 @@ def main(data: str, length: int = 100) -> list[Run]:
     return runs
 
 
-def lengths(data: str, longest: int, attention_seeds_up_to: int, models: Sequence[str]) -> list[Run]:
+def lengths(
+    data: str, longest: int, attention_seeds_up_to: int, models: Sequence[str]
+) -> list[Run]:
     """One epoch at every length; attention over longer histories than stated with one seed only."""
     recipe: dict[str, Any] = {"data": data, "epochs": 1, "batch_size": 16, "sort": True}
     runs = []

@@ -98,8 +98,8 @@ def execute(run: Run, threads: int = 1, progress: bool = False) -> Predictions:
     path = CACHE / f"{run.key}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as z:
-            fields = {k: z[k] for k in z.files if k not in ("seconds", "loss")}
-        return Predictions(**{f.name: fields.get(f.name) for f in dataclasses.fields(Predictions)})
+            fields: dict[str, Any] = {k: z[k] for k in z.files if k not in ("seconds", "loss")}
+        return Predictions(**fields)
     runtime.setup(threads, run.seed)
     data = dataset(run.data)
     train, test = loaders(run, data)

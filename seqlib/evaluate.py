@@ -38,9 +38,7 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, loader: Any, device: torch.device | str | None = None
-) -> Predictions:
+def predict(model: nn.Module, loader: Any, device: torch.device | str | None = None) -> Predictions:
     """Run a model over a loader in evaluation mode; its mode is restored."""
     device = device or next(model.parameters()).device
     was_training = model.training
@@ -176,7 +174,9 @@ def paired_bootstrap(
     return Interval(difference(np.ones(users)), float(low), float(high), users)
 
 
-def mean_over(fn: Callable[[Predictions], float], runs: Sequence[Predictions]) -> tuple[float, float]:
+def mean_over(
+    fn: Callable[[Predictions], float], runs: Sequence[Predictions]
+) -> tuple[float, float]:
     """Mean and standard deviation of a metric over seeds."""
     values = [fn(r) for r in runs]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -103,7 +103,7 @@ def gauc(score: ArrayLike, label: ArrayLike, user: ArrayLike) -> GAUC:
     n = n_pos + n_neg
     keep = (n_pos > 0) & (n_neg > 0)
     if not keep.any():
-        return GAUC(float("nan"), 0, 0, int(len(n)), int(n.sum()))
+        return GAUC(float("nan"), 0, 0, len(n), int(n.sum()))
     value = (n[keep] * won[keep] / (n_pos[keep] * n_neg[keep])).sum() / n[keep].sum()
     return GAUC(
         float(value), int(keep.sum()), int(n[keep].sum()), int((~keep).sum()), int(n[~keep].sum())

@@ -18,7 +18,9 @@ def folder() -> Path:
         for parent in start.parents:
             if (parent / "experiments" / "results").is_dir():
                 return parent / "experiments" / "results"
-    raise FileNotFoundError("no experiments/results above this package; work in a clone of the course")
+    raise FileNotFoundError(
+        "no experiments/results above this package; work in a clone of the course"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Results:
         cell = self.row(label, length)[task or self.reference["task"]][metric]
         return cell["mean"], tuple(cell["each"])
 
-    def curve(self, label: str, metric: str, task: str | None = None) -> list[tuple[int, float, tuple]]:
+    def curve(
+        self, label: str, metric: str, task: str | None = None
+    ) -> list[tuple[int, float, tuple]]:
         """(length, mean, values per seed) of a label at every length, rising."""
         lengths = sorted({r["length"] for r in self.rows if r["label"] == label})
         return [(n, *self.metric(label, metric, n, task)) for n in lengths]
@@ -93,6 +97,4 @@ def load(name: str) -> Results:
     raw = json.loads(path.read_text())
     known = ("reference", "rows", "differences")
     rest = {k: v for k, v in raw.items() if k not in (*known, "experiment")}
-    return Results(
-        name, raw["reference"], tuple(raw["rows"]), tuple(raw["differences"]), rest
-    )
+    return Results(name, raw["reference"], tuple(raw["rows"]), tuple(raw["differences"]), rest)

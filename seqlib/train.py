@@ -141,7 +141,9 @@ def fit(
     model.to(device)
     torch.manual_seed(config.seed)
     runner = _wrap(model, config, device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
     run = _Run(model, optimizer, loader, config, Path(checkpoint) if checkpoint else None)
     if resume:
         run.load()

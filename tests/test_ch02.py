@@ -31,7 +31,9 @@ def pairs(q, k, w, b):
 
 def wrong_sign(q, k, w, b):
     w1, w2, w3, w4 = w.split(q.shape[-1], dim=1)
-    return torch.einsum("cd,ld,hd->lch", q, k, w4) + (q @ (w1 + w3).T) + (k @ (w2 + w3).T + b)[:, None]
+    return (
+        torch.einsum("cd,ld,hd->lch", q, k, w4) + (q @ (w1 + w3).T) + (k @ (w2 + w3).T + b)[:, None]
+    )
 
 
 def all_rows(table, ids, n, lr, lam):
@@ -56,7 +58,9 @@ def dice_padded(s, mask, alpha):
 
 
 def dice_rows(s, mask, alpha, eps=1e-8):
-    p = torch.sigmoid((s - s.mean(-1, keepdim=True)) / (s.var(-1, keepdim=True, unbiased=False) + eps).sqrt())
+    p = torch.sigmoid(
+        (s - s.mean(-1, keepdim=True)) / (s.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
+    )
     return p * s + (1 - p) * alpha * s
 
 

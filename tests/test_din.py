@@ -62,7 +62,9 @@ def reference_token(embed, b, row: int, j: int) -> torch.Tensor:
     """One event's token, from the tables."""
     e, items = b.events, embed.items
     item = int(e.item[row, j])
-    parts = [t.weight[int(items.get_buffer(f"field_{n}")[item])] for n, t in items.embeddings.items()]
+    parts = [
+        t.weight[int(items.get_buffer(f"field_{n}")[item])] for n, t in items.embeddings.items()
+    ]
     parts += [items.content_scale * items.content[item], items.dense[item]]
     token = items.proj.weight @ torch.cat(parts)
     ratio = float(e.watch[row, j]) / float(e.duration[row, j])

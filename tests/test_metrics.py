@@ -145,7 +145,12 @@ def test_rela_impr_reproduces_the_published_columns():
     amazon = {"LR": (0.7742, -24.34), "Wide&Deep": (0.8637, 0.36), "PNN": (0.8679, 1.52),
               "DeepFM": (0.8683, 1.63), "DIN": (0.8818, 5.35), "Dice": (0.8871, 6.82)}  # fmt: skip
     movielens = {"LR": (0.7263, -1.61), "DIN": (0.7337, 1.61), "Dice": (0.7348, 2.09)}
-    alibaba = {"DIN": (0.6029, 6.08), "MBA": (0.6060, 9.28), "Dice": (0.6044, 7.63), "all": (0.6083, 11.65)}
+    alibaba = {
+        "DIN": (0.6029, 6.08),
+        "MBA": (0.6060, 9.28),
+        "Dice": (0.6044, 7.63),
+        "all": (0.6083, 11.65),
+    }
     for base, table in ((0.8624, amazon), (0.73, movielens), (0.597, alibaba)):
         for name, (value, percent) in table.items():
             assert m.rela_impr(value, base) == pytest.approx(percent, abs=0.0051), name

@@ -18,7 +18,11 @@ CELLS = {
 
 def notebook(path: Path, change: tuple[str, str] = ("", "")) -> Path:
     nb = nbformat.v4.new_notebook()
-    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     for n, (source, printed) in enumerate(CELLS.items(), start=1):
         cell = nbformat.v4.new_code_cell(source, execution_count=n)
         stored = printed.replace(*change) if change[0] else printed

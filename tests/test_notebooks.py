@@ -82,7 +82,9 @@ def test_words(chapter):
 def test_figures_have_captions_and_alternatives(chapter):
     outputs = [c["outputs"] for c in cells(chapter, "code")]
     images = sum("image/png" in o.get("data", {}) for out in outputs for o in out)
-    plots = sum("application/vnd.plotly.v1+json" in o.get("data", {}) for out in outputs for o in out)
+    plots = sum(
+        "application/vnd.plotly.v1+json" in o.get("data", {}) for out in outputs for o in out
+    )
     captions = [
         m
         for out in outputs
@@ -129,6 +131,9 @@ def test_nothing_of_the_workshop_is_named():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
     for name in tracked.split():
         path = ROOT / name
-        if path.suffix in {".md", ".py", ".js", ".yml", ".toml", ".ipynb", ".json"} and path.exists():
+        if (
+            path.suffix in {".md", ".py", ".js", ".yml", ".toml", ".ipynb", ".json"}
+            and path.exists()
+        ):
             body = path.read_text(errors="ignore")
             assert not re.search(r"/work/|/root/", body) or name == "tests/test_notebooks.py", name

@@ -59,7 +59,9 @@ def test_torch_is_one_version_everywhere_and_without_cuda_packages():
     assert f"torch=={version}" in PROJECT["project"]["dependencies"]
     meta = PROJECT["tool"]["uv"]["dependency-metadata"]
     assert [m["version"] for m in meta if m["name"] == "torch"] == [version]
-    assert not [line for line in lines("requirements.lock") if re.match(r"nvidia|triton|cuda", line)]
+    assert not [
+        line for line in lines("requirements.lock") if re.match(r"nvidia|triton|cuda", line)
+    ]
 
 
 def test_makefile_and_lock_agree_on_uv():

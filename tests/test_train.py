@@ -121,7 +121,9 @@ def test_nan_stops_names_the_batch_and_keeps_the_last_good_checkpoint(tmp_path):
     fit(model(), Loader(), FitConfig(epochs=1), checkpoint=path)
     before = path.read_bytes()
     poisoned = model()
-    with pytest.raises(TrainingError, match=r"loss is nan at step 2 \(requests \[0, 1, 2\].*run.pt"):
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at step 2 \(requests \[0, 1, 2\].*run.pt"
+    ):
         fit(poisoned, Loader(poison=2), FitConfig(), checkpoint=path)
     assert path.read_bytes() == before
     assert torch.isfinite(weights(poisoned)).all()

@@ -22,17 +22,15 @@ def disk_problem(free_bytes, installed):
     """What is wrong with the free disk space, or None; an existing .venv needs no more."""
     if installed or free_bytes >= DISK_GB * 10**9:
         return None
-    return "only {:.1f} GB of disk are free here: setting up needs {} GB".format(
-        free_bytes / 1e9, DISK_GB
-    )
+    return f"only {free_bytes / 1e9:.1f} GB of disk are free here: setting up needs {DISK_GB} GB"
 
 
 def memory_problem(total_bytes):
     """What is wrong with the memory, or None; an unknown size passes."""
     if total_bytes is None or total_bytes >= MEMORY_GB * 0.95 * 2**30:
         return None
-    return "this machine has {:.1f} GB of memory: the chapters need {} GB".format(
-        total_bytes / 2**30, MEMORY_GB
+    return (
+        f"this machine has {total_bytes / 2**30:.1f} GB of memory: the chapters need {MEMORY_GB} GB"
     )
 
 

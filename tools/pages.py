@@ -18,7 +18,11 @@ PACKAGES = ("torch", "numpy", "numba", "pyarrow", "jupyterlab", "jupyter-book", 
 
 def solutions() -> str:
     """Every solution in a closed drop-down, taken from the files that the tests run."""
-    out = ["# Solutions", "", "Each function below is run against its exercise's check by the tests."]
+    out = [
+        "# Solutions",
+        "",
+        "Each function below is run against its exercise's check by the tests.",
+    ]
     for path in sorted((ROOT / "solutions").glob("ch*.py")):
         source = path.read_text()
         tree = ast.parse(source)
@@ -45,7 +49,11 @@ def status() -> str:
     commit = subprocess.run(
         ["git", "log", "-1", "--format=%h, %cs"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
-    out = ["# Status", "", "Every output on this site was stored by executing the chapters; the tests execute"]
+    out = [
+        "# Status",
+        "",
+        "Every output on this site was stored by executing the chapters; the tests execute",
+    ]
     out += ["them again and compare. This page is written when the site is built.", ""]
     out += [f"Commit: {commit or 'not in a repository'}. Python {sys.version.split()[0]}.", ""]
     out += ["| chapter | seconds to run | size, kB | cells run | claims checked | notebook |"]

@@ -26,7 +26,9 @@ def main() -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     copy(MODULES / "mathjax" / "es5" / "tex-chtml.js", "mathjax/tex-chtml.js")
     copy(MODULES / "mathjax" / "es5" / "output", "mathjax/output")
-    copy(MODULES / "mathjax" / "es5" / "input" / "tex" / "extensions", "mathjax/input/tex/extensions")
+    copy(
+        MODULES / "mathjax" / "es5" / "input" / "tex" / "extensions", "mathjax/input/tex/extensions"
+    )
     copy(MODULES / "mathjax" / "es5" / "sre", "mathjax/sre")
     copy(MODULES / "requirejs" / "require.js", "requirejs/require.js")
     manager = MODULES / "@jupyter-widgets" / "html-manager" / "dist"

@@ -7,6 +7,7 @@ knows the usual wrong answers and names their cause. Inputs are tiny, float64 an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -74,7 +75,9 @@ class Test:
         try:
             a, b = _array(got), _array(want)
         except (TypeError, ValueError) as error:
-            raise Failed(f"{what} is {type(got).__name__}, not numbers — return a tensor") from error
+            raise Failed(
+                f"{what} is {type(got).__name__}, not numbers — return a tensor"
+            ) from error
         for reason, wrong in (known or {}).items():
             w = _array(wrong)
             if w.shape == a.shape and np.allclose(a, w, rtol=0, atol=atol, equal_nan=True):
@@ -109,10 +112,8 @@ def outcome(name: str, answer: Any) -> str:
         ValueError: there is no such exercise.
     """
     if name not in _CHECKS:
-        try:
+        with suppress(ModuleNotFoundError):
             import_module(f"seqlib.checks.ch{name[1:3]}")
-        except ModuleNotFoundError:
-            pass
     if name not in _CHECKS:
         raise ValueError(f"there is no exercise {name!r}")
     t = Test()

@@ -22,9 +22,7 @@ def target_pool(t: Test, answer) -> None:
         "weight every event by its dot product with the candidate, then add the events up",
         known={
             "the mask is forgotten": w @ k,
-            "the weights go through a softmax": torch.softmax(
-                w.masked_fill(~mask, -torch.inf), -1
-            )
+            "the weights go through a softmax": torch.softmax(w.masked_fill(~mask, -torch.inf), -1)
             @ k,
             "candidate and event axes are swapped": ((w * mask) @ k).T,
             "the sum is divided by the number of events": want / mask.sum(),
@@ -216,4 +214,6 @@ def share_left(t: Test, answer) -> None:
             "the answer is in percent": 100 * want,
         },
     )
-    t.close("the share when nothing changed", answer(0.6, 0.65, 0.65), 1.0, "an unchanged gain is 1")
+    t.close(
+        "the share when nothing changed", answer(0.6, 0.65, 0.65), 1.0, "an unchanged gain is 1"
+    )

@@ -1,4 +1,4 @@
-"""Compiled inner loops of the synthetic world: hidden paths, lives with their exact filter, windows.
+"""Compiled inner loops of the synthetic world: hidden paths, lives with their filter, windows.
 
 Everything here works on plain arrays of one user; ``world.py`` holds the model's description and
 puts the pieces together. Hidden states are 0 neutral, 1 averse, 2 dormant fan, 3 active fan.

@@ -50,6 +50,9 @@ class Dice(nn.Module):
         n: number of neurons. eps: the paper's 1e-8. momentum: of the moving averages.
     """
 
+    mean: Tensor
+    var: Tensor
+
     def __init__(self, n: int, eps: float = 1e-8, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
@@ -62,7 +65,12 @@ class Dice(nn.Module):
         flat = s.reshape(-1, s.shape[-1])
         batch_statistics = self.training and len(flat) > 1
         z = F.batch_norm(
-            flat, self.mean, self.var, training=batch_statistics, momentum=self.momentum, eps=self.eps
+            flat,
+            self.mean,
+            self.var,
+            training=batch_statistics,
+            momentum=self.momentum,
+            eps=self.eps,
         )
         p = torch.sigmoid(z).view_as(s)
         return torch.lerp(self.alpha.to(s) * s, s, p)

@@ -174,6 +174,8 @@ class Histogram(nn.Module):
     Cost: O(L) once per request, O(1) per candidate, 4·K·(A + 1) bytes of state. Chapter 01.
     """
 
+    bits: Tensor
+
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: HistogramConfig) -> None:
         super().__init__()
         self.field = config.field or spec.key_field

@@ -54,17 +54,19 @@ class Ranker(nn.Module):
     """
 
     recipe: dict[str, Any]
+    encoder: Any  # a HistoryEncoder that is also a module
 
     def __init__(
         self, items: ItemEmbedding, encoder: nn.Module, spec: DataSpec, config: RankerConfig
     ) -> None:
         super().__init__()
-        self.config, self.items, self.encoder, d = config, items, encoder, config.context_dim
+        self.config, self.items, d = config, items, config.context_dim
+        self.encoder = encoder
         self.surface = nn.Embedding(len(spec.surfaces), d)
         self.clock = PeriodicEncoding(d)
         self.position = LogBucketEncoding(16, d)
         self.n_dense = items.dense.shape[1]
-        self.width = items.dim + self.n_dense + 3 * d + encoder.out_dim
+        self.width: int = items.dim + self.n_dense + 3 * d + self.encoder.out_dim
         self.cross = CrossNetwork(self.width, config.cross_layers, config.cross_rank)
         self.mlp = MLP((self.width, *config.hidden))
         self.heads = TaskHeads(config.hidden[-1], self.width, spec.base_rates)

@@ -56,6 +56,9 @@ class ItemEmbedding(nn.Module):
         spec: the data set, for its item table. config: widths.
     """
 
+    content: Tensor
+    dense: Tensor
+
     def __init__(self, spec: DataSpec, config: EmbeddingConfig) -> None:
         super().__init__()
         table = spec.items
@@ -122,6 +125,8 @@ class EventEmbedding(nn.Module):
     Args:
         items: the shared item embedding. spec: the data set. config: widths and switches.
     """
+
+    edges: Tensor
 
     def __init__(self, items: ItemEmbedding, spec: DataSpec, config: EmbeddingConfig) -> None:
         super().__init__()

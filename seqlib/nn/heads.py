@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class MLP(nn.Module):
             raise ValueError(f"dims is {tuple(dims)}; an MLP needs (in, …, out)")
         self.dims = tuple(dims)
         layers: list[nn.Module] = []
-        for d_in, d_out in zip(dims, dims[1:], strict=False):
+        for d_in, d_out in pairwise(dims):
             layers += [nn.Linear(d_in, d_out), activation()]
         self.layers = nn.Sequential(*layers)
 
@@ -33,7 +34,7 @@ class MLP(nn.Module):
 
     def flops(self, n: int) -> int:
         """Matrix-multiply FLOPs for n rows."""
-        return 2 * n * sum(a * b for a, b in zip(self.dims, self.dims[1:], strict=False))
+        return 2 * n * sum(a * b for a, b in pairwise(self.dims))
 
 
 class TaskHeads(nn.Module):

@@ -25,7 +25,7 @@ class Quiz(anywidget.AnyWidget):
 
     _esm = _KIT + (Path(__file__).parent / "quiz.js").read_text()
     _css = _CSS
-    items = traitlets.List().tag(sync=True)
+    items: Any = traitlets.List().tag(sync=True)
 
     def __init__(self, items: Sequence[Mapping[str, Any]], **kwargs: Any) -> None:
         for item in items:

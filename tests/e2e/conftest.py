@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
 SHOTS = ROOT / "_build" / "shots"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 
@@ -23,7 +25,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 def pytest_collection_modifyitems(items):
     if CHROMIUM or os.environ.get("CI"):
         return
-    warnings.warn("NO CHROMIUM: THE BROWSER TESTS ARE SKIPPED; install it to run them", stacklevel=1)
+    warnings.warn(
+        "NO CHROMIUM: THE BROWSER TESTS ARE SKIPPED; install it to run them", stacklevel=1
+    )
     for item in items:
         item.add_marker(pytest.mark.skip(reason="no Chromium on this machine"))
 
@@ -58,8 +62,12 @@ def page(browser, site, request):
     context.set_default_timeout(30_000)
     page, problems = context.new_page(), []
     page.on("pageerror", lambda e: problems.append(f"script error: {e}"))
-    page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
-    page.on("response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.on(
+        "console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None
+    )
+    page.on(
+        "response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None
+    )
 
     def route(r):
         if r.request.url.startswith((site, "data:", "blob:")):

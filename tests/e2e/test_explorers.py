@@ -68,7 +68,9 @@ def test_din(page, site, candidate, softmax):
     explorer.locator("button.name").nth(2).click()
     want = din_weights(state, candidate, softmax=softmax, copies=3, off=[2])
     np.testing.assert_allclose(numbers(explorer, "weights"), want, atol=1e-9)
-    np.testing.assert_allclose(float(explorer.get_attribute("data-total")), 3 * want.sum(), atol=1e-9)
+    np.testing.assert_allclose(
+        float(explorer.get_attribute("data-total")), 3 * want.sum(), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("step", [0, 18, 30, 45, 60])

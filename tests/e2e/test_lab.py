@@ -17,6 +17,7 @@ from conftest import ROOT, SHOTS
 CHAPTERS = sorted(p.name for p in (ROOT / "chapters").glob("*.ipynb"))
 IDLE = "Python 3 (ipykernel) | Idle"
 
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """JupyterLab on a copy of the chapters, with its own settings: nothing touches the tree."""

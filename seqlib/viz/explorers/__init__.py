@@ -6,23 +6,41 @@ reference in this module that the browser tests compare it with.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import anywidget
 import numpy as np
 import traitlets
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _HERE = Path(__file__).parent
 _KIT = (_HERE / "kit.js").read_text()
 _CSS = (_HERE / "common.css").read_text()
 
+HEAD_BITS = 9  # of the ranker's matrices; its logit is then right to about .001
+MAX_STATE = 60_000  # bytes of JSON: a notebook may hold 600 kB in all
+POOLS = ("sum", "mean", "max", "recency", "recency, normalised")
+EVERYTHING = 1_000_000_000  # the length that stands for the whole life
+LENGTHS = (0, *(int(10 ** (i / 15) + 0.5) for i in range(61)), EVERYTHING)
+
 
 class _Explorer(anywidget.AnyWidget):
     _css = _CSS
     state = traitlets.Dict().tag(sync=True)
+    _needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, state: Mapping[str, Any], **kwargs: Any) -> None:
+        if missing := [k for k in self._needs if k not in state]:
+            raise ValueError(f"state lacks {missing}; it needs {list(self._needs)}")
+        size = len(json.dumps(state))
+        if size > MAX_STATE:
+            raise ValueError(
+                f"state has {size:,} bytes, over {MAX_STATE:,}; give fewer events or candidates"
+            )
+        super().__init__(state=dict(state), **kwargs)
 
     def __repr__(self) -> str:  # no address: notebook tests compare text
         return f"{type(self).__name__}()"
@@ -32,45 +50,174 @@ class PoolingExplorer(_Explorer):
     """Choose a pool and a half-life, drop and repeat events, forget the mask; see what comes out.
 
     State: titles, notes (n,); tokens (n, D); ages (n,) days; axes (D,); candidates (C, D);
-    candidateTitles (C,).
+    candidateTitles (C,); padAge, the age in days that a padded row seems to have (0 if absent).
     """
 
     _esm = _KIT + (_HERE / "pooling.js").read_text()
+    _needs = ("titles", "notes", "tokens", "ages", "axes", "candidates", "candidateTitles")
+
+    @classmethod
+    def mira(cls, now_days: float = 400.0) -> Self:
+        """The toy user. A padded row of ``toy.batch`` has time 0, so it looks ``now_days`` old."""
+        from ...data import toy
+        from ..attention import action_text, age_text
+
+        return cls(
+            {
+                "titles": [e.title for e in toy.HISTORY],
+                "notes": [f"{action_text(e.action)}, {age_text(e.days_ago)}" for e in toy.HISTORY],
+                "tokens": toy.vectors().tolist(),
+                "ages": toy.days_ago().tolist(),
+                "axes": list(toy.AXES),
+                "candidates": toy.vectors(toy.CANDIDATES).tolist(),
+                "candidateTitles": [c.title for c in toy.CANDIDATES],
+                "padAge": now_days,
+            }
+        )
 
 
 class DINExplorer(_Explorer):
     """A trained activation unit on one user: choose a candidate, see the weight of every event.
 
     State: titles, notes (n,); tokens (n, D); candidates (C, D); candidateTitles (C,);
-    extra (C, n, E) or None; unit (see ``unit_state``).
+    extra (C, n, E) or None; unit (see ``unit_state``); head, the ranker above it, or absent. Any
+    array may be packed (see ``pack``). ``din_state`` makes all of it from a model's weights.
     """
 
     _esm = _KIT + (_HERE / "din.js").read_text()
+    _needs = ("titles", "notes", "tokens", "candidates", "candidateTitles", "unit")
 
 
 class LifeExplorer(_Explorer):
     """The world's exact filter on the last L events of one life, for several candidates.
 
-    State: titles (C,); states (4,); model (pi, base, like, share, hide, watch, watch_sd, powers =
-    P[2^b]); candidates: rank, ticks, x, click, log_watch, like, share, hide (n,) oldest first,
-    end_tick, x_by_length (the candidate's offset if only so many last events are known).
+    State: see ``life_state``, or ``LifeExplorer.of`` for a request of a world.
     """
 
     _esm = _KIT + (_HERE / "life.js").read_text()
+    _needs = ("titles", "states", "model", "candidates")
+
+    @classmethod
+    def of(cls, world: Any, requests: Any, row: int, picked: Sequence[int]) -> Self:
+        """One request of a synthetic world with some of its candidates.
+
+        Args:
+            world: ``seqlib.data.world.World``. requests: ``world.test`` or ``world.train``.
+            row: of the request. picked: columns of the candidates.
+        """
+        from ...data import world as w
+
+        c = world.config
+        names = ("base", "like", "share", "hide", "watch", "watch_sd")
+        model = {"pi": world.pi} | {k: getattr(c, k) for k in names}
+        candidates, titles = [], []
+        for j in picked:
+            history = w.topic_history(world, requests, row, j)
+            history["x_by_length"] = offsets_by_length(world, requests, row, j)
+            candidates.append(history)
+            source = w.CANDIDATE_SOURCES[int(requests.extra["source"][row, j])]
+            titles.append(f"topic {history['topic']} ({source})")
+        end = int(requests.extra["index_in_life"][row])
+        days = world.life(int(requests.user[row])).time[:end]
+        state = life_state(titles, candidates, model, world.step, w.STATES, days=days)
+        return cls(state | {"request": int(row), "picked": [int(j) for j in picked]})
+
+
+# --- numbers for the browser ------------------------------------------------------------------
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def pack(array: ArrayLike, bits: int = 12) -> dict[str, Any]:
+    """An array as text: one scale, and ``bits`` bits a number in characters of six.
+
+    With 12 bits errors are at most 1/4094 of the largest value, and a matrix of 10,000 numbers
+    takes 20 kB in place of 90.
+
+    Args:
+        array: any shape, finite. bits: 4 … 24.
+
+    Returns:
+        ``{"shape", "scale", "bits", "text"}``; ``unpack`` gives the numbers that the browser uses.
+    """
+    a = np.asarray(array, np.float64)
+    if not np.isfinite(a).all():
+        raise ValueError("array has NaN or infinity; only finite numbers can be packed")
+    if not 4 <= bits <= 24:
+        raise ValueError(f"bits is {bits}; it must lie in 4 … 24")
+    half = 2 ** (bits - 1)
+    scale = float(f"{np.abs(a).max(initial=0.0) * (1 + 1e-6) / (half - 1):.7g}") or 1.0
+    codes = np.rint(a.ravel() / scale).astype(np.int64) + half
+    stream = (codes[:, None] >> np.arange(bits)[::-1] & 1).ravel()
+    stream = np.pad(stream, (0, -len(stream) % 6)).reshape(-1, 6)
+    text = "".join(_ALPHABET[c] for c in stream @ (2 ** np.arange(6)[::-1]))
+    return {"shape": list(a.shape), "scale": scale, "bits": bits, "text": text}
+
+
+def unpack(packed: Any) -> NDArray[np.float64]:
+    """What ``pack`` packed, as the browser reads it; plain lists come back as an array."""
+    if not isinstance(packed, Mapping):
+        return np.asarray(packed, np.float64)
+    bits, size = packed["bits"], int(np.prod(packed["shape"]))
+    sixes = np.array([_ALPHABET.index(c) for c in packed["text"]], np.int64)
+    stream = (sixes[:, None] >> np.arange(6)[::-1] & 1).ravel()[: size * bits]
+    codes = stream.reshape(-1, bits) @ (2 ** np.arange(bits)[::-1])
+    return ((codes - 2 ** (bits - 1)) * packed["scale"]).reshape(packed["shape"])
 
 
 def _lists(a: Any, digits: int = 5) -> Any:
-    return np.round(np.asarray(a, np.float64), digits).tolist()
+    return (np.round(np.asarray(a, np.float64), digits) + 0.0).tolist()
 
 
-def unit_state(unit: Mapping[str, Any], *, kind: str = "dice", eps: float = 1e-8) -> dict[str, Any]:
+# --- pooling ----------------------------------------------------------------------------------
+
+
+def pooled_vector(
+    state: Mapping[str, Any], pool: str, *, half_life: float = 7.0, pads: int = 0,
+    masked: bool = True, copies: int = 1, off: Iterable[int] = (),
+) -> NDArray[np.float64]:  # fmt: skip
+    """What ``PoolingExplorer`` shows: the pooled vector, (D,).
+
+    Args:
+        pool: one of ``POOLS``. half_life: days. pads: padded rows, which count if not ``masked``.
+        copies: how often the history is repeated. off: events left out.
+    """
+    if pool not in POOLS:
+        raise ValueError(f"pool is {pool!r}; one of {', '.join(POOLS)}")
+    out = set(off)
+    keep = [j for j in range(len(state["tokens"])) if j not in out]
+    e, age = np.array(state["tokens"])[keep], np.array(state["ages"])[keep]
+    e, age = np.tile(e, (copies, 1)), np.tile(age, copies)
+    if not masked:
+        e = np.vstack([e, np.zeros((pads, e.shape[1]))])
+        age = np.r_[age, np.full(pads, state.get("padAge", 0.0))]
+    if pool == "max":
+        return e.max(0) if len(e) else np.zeros(e.shape[1])
+    w = 2 ** (-age / half_life) if pool.startswith("recency") else np.ones(len(e))
+    if pool in ("mean", "recency, normalised") and w.sum() > 0:
+        w = w / w.sum()
+    return w @ e
+
+
+# --- DIN --------------------------------------------------------------------------------------
+
+
+def unit_state(
+    unit: Mapping[str, Any], *, kind: str = "dice", eps: float = 1e-8, bits: int = 0
+) -> dict[str, Any]:
     """The state dict of a ``seqlib`` activation unit, factorised for the browser.
 
     Args:
         unit: name -> array, as ``unit.state_dict()`` gives it. kind: of the activations.
+        bits: pack the matrices with so many bits a number; 0 gives plain lists.
     """
     w = {k: np.asarray(v, np.float64) for k, v in unit.items()}
+    if missing := [k for k in ("first.weight", "second.weight", "last.weight") if k not in w]:
+        raise ValueError(f"unit lacks {missing}; it is not the state dict of an activation unit")
     w1, w2, w3, w4 = np.split(w["first.weight"], 4, axis=1)
+
+    def matrix(a: NDArray) -> Any:
+        return pack(a, bits) if bits else _lists(a)
 
     def act(name: str) -> dict[str, Any]:
         out: dict[str, Any] = {"kind": kind, "eps": eps}
@@ -81,18 +228,108 @@ def unit_state(unit: Mapping[str, Any], *, kind: str = "dice", eps: float = 1e-8
         return out
 
     return {
-        "wq": _lists(w1 + w3),
-        "wk": _lists(w2 - w3),
-        "wp": _lists(w4),
+        "wq": matrix(w1 + w3),
+        "wk": matrix(w2 - w3),
+        "wp": matrix(w4),
         "b1": _lists(w["first.bias"]),
         "we": _lists(w["extra.weight"]) if "extra.weight" in w else None,
-        "w2": _lists(w["second.weight"]),
+        "w2": matrix(w["second.weight"]),
         "b2": _lists(w["second.bias"]),
         "w3": _lists(w["last.weight"][0]),
         "b3": round(float(w["last.bias"][0]), 5),
         "act1": act("act1"),
         "act2": act("act2"),
     }
+
+
+def head_state(
+    weights: Mapping[str, Any], features: ArrayLike, n_history: int, *, product: bool, task: int = 0
+) -> dict[str, Any]:
+    """The ranker above the encoder, cut down to what the history can change.
+
+    A feature vector is [what the candidate brings, the encoder's output]. The first part is
+    constant per candidate, so its products with every matrix are numbers and need not be sent.
+
+    Args:
+        weights: the ranker's state dict. features: (C, width) as ``ranker.features`` gives them.
+        n_history: width of the encoder's output. product: it is [v, v ⊙ q] and not v alone.
+        task: which logit.
+
+    Raises:
+        ValueError: a ranker of another shape than one full-rank cross layer and an MLP.
+    """
+    w = {k: np.asarray(v, np.float64) for k, v in weights.items() if not k.startswith("encoder.")}
+    if "cross.layers.0.weight" not in w or "cross.layers.1.weight" in w:
+        raise ValueError("the explorer knows rankers with exactly one full-rank cross layer")
+    x = np.asarray(features, np.float64)[:, :-n_history]
+    cross, wide = w["cross.layers.0.weight"], w["heads.wide.weight"][task]
+    layers = sorted({int(k.split(".")[2]) for k in w if k.startswith("mlp.layers.")})
+    return {
+        "product": product,
+        "fixed": _lists(x),
+        "crossFixed": [pack(row) for row in x @ cross[:, :-n_history].T + w["cross.layers.0.bias"]],
+        "cross": pack(cross[:, -n_history:], HEAD_BITS),
+        "mlp": [
+            {
+                "w": pack(w[f"mlp.layers.{n}.weight"], HEAD_BITS),
+                "b": pack(w[f"mlp.layers.{n}.bias"], 18),
+            }
+            for n in layers
+        ],
+        "deep": _lists(w["heads.deep.weight"][task]),
+        "deepBias": round(float(w["heads.deep.bias"][task]), 5),
+        "wide": _lists(wide[-n_history:]),
+        "wideFixed": _lists(x @ wide[:-n_history]),
+    }
+
+
+def din_state(
+    weights: Mapping[str, Any],
+    *,
+    tokens: ArrayLike,
+    candidates: ArrayLike,
+    titles: Sequence[str],
+    notes: Sequence[str],
+    candidate_titles: Sequence[str],
+    extra: ArrayLike | None = None,
+    features: ArrayLike | None = None,
+    kind: str = "dice",
+    product: bool = True,
+) -> dict[str, Any]:
+    """State of a ``DINExplorer`` from a trained ranker's weights.
+
+    Args:
+        weights: ``ranker.state_dict()``. tokens: (n, D) of the events, newest first.
+        candidates: (C, D) item vectors. titles, notes: (n,) of the events.
+        candidate_titles: (C,). extra: (C, n, E), further inputs of the unit.
+        features: (C, width) of the ranker; with them the explorer also computes the logit.
+        kind: activation of the unit. product: the encoder returns v ⊙ q beside v.
+
+    Raises:
+        ValueError: lengths that don't fit each other.
+    """
+    k, q = np.asarray(tokens, np.float64), np.asarray(candidates, np.float64)
+    sizes = {"tokens": len(k), "titles": len(titles), "notes": len(notes)}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"lengths differ: {sizes}; they must be equal")
+    if len(q) != len(candidate_titles):
+        raise ValueError(f"{len(q)} candidates for {len(candidate_titles)} candidate_titles")
+    if extra is not None and np.shape(extra)[:2] != (len(q), len(k)):
+        raise ValueError(f"extra is {np.shape(extra)}; it must be (C, n, E) = {(len(q), len(k))}")
+    own = {n.removeprefix("encoder.unit."): v for n, v in weights.items() if "encoder.unit." in n}
+    state: dict[str, Any] = {
+        "titles": list(titles),
+        "notes": list(notes),
+        "candidateTitles": list(candidate_titles),
+        "tokens": pack(k, 18),
+        "candidates": pack(q, 18),
+        "extra": None if extra is None else pack(extra, 18),
+        "unit": unit_state(own, kind=kind, bits=12),
+    }
+    if features is not None:
+        width = q.shape[1] * (2 if product else 1)
+        state["head"] = head_state(weights, features, width, product=product)
+    return state
 
 
 def _activate(a: Mapping[str, Any], s: NDArray) -> NDArray:
@@ -110,60 +347,137 @@ def din_weights(
     off: Iterable[int] = (),
 ) -> NDArray[np.float64]:  # fmt: skip
     """What ``DINExplorer`` shows: the weight of each event (one copy of it), (n,)."""
-    u, q, k = state["unit"], np.array(state["candidates"][candidate]), np.array(state["tokens"])
-    on = np.array([j not in set(off) for j in range(len(k))])
-    s = np.array(u["wq"]) @ q + u["b1"] + k @ np.array(u["wk"]).T + (k * q) @ np.array(u["wp"]).T
+    u, k = state["unit"], unpack(state["tokens"])
+    q, out = unpack(state["candidates"])[candidate], set(off)
+    on = np.array([j not in out for j in range(len(k))])
+    s = unpack(u["wq"]) @ q + u["b1"] + k @ unpack(u["wk"]).T + (k * q) @ unpack(u["wp"]).T
     if u["we"] is not None:
-        s = s + np.array(state["extra"][candidate]) @ np.array(u["we"]).T
-    h = _activate(u["act2"], _activate(u["act1"], s) @ np.array(u["w2"]).T + u["b2"])
-    w = h @ np.array(u["w3"]) + u["b3"]
-    if softmax:
+        s = s + unpack(state["extra"])[candidate] @ unpack(u["we"]).T
+    h = _activate(u["act2"], _activate(u["act1"], s) @ unpack(u["w2"]).T + u["b2"])
+    w = h @ unpack(u["w3"]) + u["b3"]
+    if softmax and on.any():
         e = np.where(on, np.exp(w - w[on].max()), 0)
         return e / (e.sum() * copies)
     return np.where(on, w, 0.0)
 
 
-def pooled_vector(
-    state: Mapping[str, Any], pool: str, *, half_life: float = 7.0, pads: int = 0,
-    masked: bool = True, copies: int = 1, off: Iterable[int] = (),
-) -> NDArray[np.float64]:  # fmt: skip
-    """What ``PoolingExplorer`` shows: the pooled vector, (D,)."""
-    keep = [j for j in range(len(state["tokens"])) if j not in set(off)]
-    e, age = np.array(state["tokens"])[keep], np.array(state["ages"])[keep]
-    e, age = np.tile(e, (copies, 1)), np.tile(age, copies)
-    if not masked:
-        e = np.vstack([e, np.zeros((pads, e.shape[1]))])
-        age = np.r_[age, np.zeros(pads)]
-    if pool == "max":
-        return e.max(0) if len(e) else np.zeros(e.shape[1])
-    w = 2 ** (-age / half_life) if pool.startswith("recency") else np.ones(len(e))
-    if pool in ("mean", "recency, normalised") and w.sum() > 0:
-        w = w / w.sum()
-    return w @ e
+def din_logit(
+    state: Mapping[str, Any], candidate: int, *, softmax: bool = False, copies: int = 1,
+    off: Iterable[int] = (),
+) -> float:  # fmt: skip
+    """The logit that ``DINExplorer`` shows; its state needs a ``head``."""
+    if "head" not in state:
+        raise ValueError("state has no head; give din_state the ranker's features")
+    w = din_weights(state, candidate, softmax=softmax, copies=copies, off=off)
+    h, v = state["head"], copies * (w @ unpack(state["tokens"]))
+    past = np.r_[v, v * unpack(state["candidates"])[candidate]] if h["product"] else v
+    x0 = np.r_[h["fixed"][candidate], past]
+    x = x0 * (unpack(h["cross"]) @ past + unpack(h["crossFixed"][candidate])) + x0
+    for layer in h["mlp"]:
+        x = np.maximum(unpack(layer["w"]) @ x + unpack(layer["b"]), 0)
+    return float(x @ h["deep"] + h["deepBias"] + h["wideFixed"][candidate] + past @ h["wide"])
+
+
+# --- lives ------------------------------------------------------------------------------------
+
+
+def offsets_by_length(world: Any, requests: Any, row: int, candidate: int) -> list[float]:
+    """The candidate's offset if only the last 0, 1, 2, … events are known.
+
+    The last entry holds for all longer histories: transition and fatigue look no further back.
+    """
+    from ...data import _simulate as sim
+    from ...data.schema import FIRST_ID
+
+    m, life = world.model, world.life(int(requests.user[row]))
+    n = int(requests.extra["index_in_life"][row])
+    k = int(world.catalogue.item_topic[requests.items[row, candidate] - FIRST_ID])
+    x0, out = float(requests.extra["x0"][row, candidate]), []
+    for length in range(max(m.lags_transition, m.lags_fatigue) + 1):
+        lags = (min(m.lags_transition, length), min(m.lags_fatigue, length))
+        x = x0 + m.g_transition * sim.transition_effect(k, n, lags[0], life.topic, life.click, m)
+        x -= m.g_fatigue * sim.fatigue_effect(k, n, lags[1], life.topic, life.click, m)
+        out.append(float(x))
+    return out
 
 
 def life_state(
     titles: Sequence[str], candidates: Sequence[Mapping[str, Any]], model: Mapping[str, Any],
-    step: NDArray, states: Sequence[str],
+    step: NDArray, states: Sequence[str], *, days: ArrayLike | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """State of a ``LifeExplorer``.
 
     Args:
-        candidates: each as ``world.topic_history`` gives it, with ``x_by_length`` added.
+        titles: of the candidates. candidates: each as ``world.topic_history`` gives it, with
+            ``x_by_length`` (see ``offsets_by_length``) added.
         model: pi, base, like, share, hide, watch, watch_sd. step: (ticks, 4, 4) table P[d].
+        states: names of the four states. days: of all events before the request, oldest first;
+            with them the life line shows how busy each week was and where the window begins.
     """
-    whole = ("rank", "ticks", "click", "like", "share", "hide")
     powers = [step[2**b].tolist() for b in range(int(np.log2(len(step) - 1)) + 1)]
     rows = []
     for c in candidates:
-        row: dict[str, Any] = {k: np.asarray(c[k], np.int64).tolist() for k in whole}
-        row |= {"x": _lists(c["x"], 6), "log_watch": _lists(c["log_watch"], 6)}
-        row |= {"end_tick": int(c["end_tick"]), "x_by_length": _lists(c["x_by_length"], 6)}
-        rows.append(row)
-    plain = {k: np.asarray(v, float).tolist() for k, v in model.items()}
-    return {
+        ticks, rank = (np.asarray(c[k], np.int64) for k in ("ticks", "rank"))
+        bits = sum(
+            np.asarray(c[k], np.int64) << b
+            for b, k in enumerate(("click", "like", "share", "hide"))
+        )
+        rows.append(
+            {
+                "first_tick": int(ticks[0]) if len(ticks) else 0,
+                "first_rank": int(rank[0]) if len(rank) else 0,
+                "gaps": np.diff(ticks, prepend=ticks[:1]).tolist(),
+                "steps": (-np.diff(rank, prepend=rank[:1])).tolist(),
+                "bits": np.asarray(bits).tolist(),
+                "x": _lists(c["x"], 6),
+                "log_watch": _lists(c["log_watch"], 6),
+                "end_tick": int(c["end_tick"]),
+                "x_by_length": _lists(c["x_by_length"], 6),
+            }
+        )
+    state: dict[str, Any] = {
         "titles": list(titles),
         "states": list(states),
-        "model": {**plain, "powers": powers},
+        "model": {k: np.asarray(v, float).tolist() for k, v in model.items()} | {"powers": powers},
         "candidates": rows,
     }
+    if days is not None:
+        t = np.asarray(days, np.float64)
+        state["activity"] = np.bincount((t // 7).astype(np.int64)).tolist()
+        begin = [t[max(len(t) - n, 0)] if n and len(t) else t[-1] for n in LENGTHS]
+        state["windowDays"] = _lists(begin, 2)
+    return state
+
+
+def life_filter(state: Mapping[str, Any], candidate: int, length: int) -> dict[str, Any]:
+    """What ``LifeExplorer`` shows for the last ``length`` events.
+
+    Returns:
+        ``alpha`` (4,) belief, ``p`` click probability, ``used`` events of the topic.
+    """
+    m, c = state["model"], state["candidates"][candidate]
+    ticks = c["first_tick"] + np.cumsum(c["gaps"]) if c["gaps"] else np.zeros(0, np.int64)
+    rank = c["first_rank"] - np.cumsum(c["steps"]) if c["steps"] else np.zeros(0, np.int64)
+    powers, base = np.array(m["powers"]), np.array(m["base"])
+
+    def predict(alpha: NDArray, gap: int) -> NDArray:
+        for b, power in enumerate(powers):
+            if gap >> b & 1:
+                alpha = alpha @ power
+        return alpha
+
+    alpha, now, used = np.array(m["pi"]), None, 0
+    for i in np.flatnonzero(rank <= length):
+        if now is not None:
+            alpha = predict(alpha, int(ticks[i] - now))
+        click, like, share, hide = (c["bits"][i] >> b & 1 for b in range(4))
+        p = 1 / (1 + np.exp(-(base + c["x"][i])))
+        d = (c["log_watch"][i] - np.array(m["watch"][click])) / m["watch_sd"][click]
+        alpha = alpha * np.exp(-0.5 * d**2) * (p if click else 1 - p)
+        for done, rate in ((like, "like"), (share, "share")) if click else ((hide, "hide"),):
+            alpha = alpha * (np.array(m[rate]) if done else 1 - np.array(m[rate]))
+        alpha, now, used = alpha / alpha.sum(), int(ticks[i]), used + 1
+    if now is not None:
+        alpha = predict(alpha, c["end_tick"] - now)
+    x = c["x_by_length"][min(length, len(c["x_by_length"]) - 1)]
+    return {"alpha": alpha, "p": float(alpha @ (1 / (1 + np.exp(-(base + x))))), "used": used}

@@ -34,7 +34,7 @@ function render({ model, el }) {
   for (const name of ["tokens", "candidates", "extra"]) s[name] = unpack(given[name]);
   const open = o => Object.fromEntries(Object.entries(o).map(([k, v]) => [k, v?.text ? unpack(v) : v]));
   s.unit = open(given.unit);
-  if (given.head) s.head = { ...open(given.head), mlp: given.head.mlp.map(open) };
+  if (given.head) s.head = { ...open(given.head), mlp: given.head.mlp.map(open), crossFixed: given.head.crossFixed.map(unpack) };
   // scores before softmax and hiding depend on the pair only: once per candidate
   s.raw = s.candidates.map((q, c) => s.tokens.map((k, j) => unit(s.unit, q, k, s.extra?.[c][j])));
   const begin = () => Object.assign(s, { softmax: false, copies: 1, off: new Set() });

@@ -75,15 +75,19 @@ const table = (names, notes, press) => {
   return { box, update };
 };
 
-// A matrix is a nested list, or {shape, scale, text} with `chars` characters a number.
+// A matrix is a nested list, or {shape, scale, bits, text}: whole numbers in characters of six bits.
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const unpack = m => {
   if (!m || !m.text) return m ?? null;
-  const code = new Map([...ALPHABET].map((c, i) => [c, i])), half = 2 ** (6 * m.chars - 1), flat = [];
-  for (let i = 0; i < m.text.length; i += m.chars) {
-    let v = 0;
-    for (let k = 0; k < m.chars; k++) v = 64 * v + code.get(m.text[i + k]);
-    flat.push((v - half) * m.scale);
+  const code = new Map([...ALPHABET].map((c, i) => [c, i])), half = 2 ** (m.bits - 1), flat = [];
+  const size = m.shape.reduce((a, b) => a * b, 1);
+  let held = 0, n = 0;                                     // bits read and not yet used
+  for (const c of m.text) {
+    held = held * 64 + code.get(c); n += 6;
+    while (n >= m.bits && flat.length < size) {
+      const rest = 2 ** (n - m.bits), v = Math.floor(held / rest);
+      flat.push((v - half) * m.scale); held -= v * rest; n -= m.bits;
+    }
   }
   const cut = (shape, at, size) => shape.length === 1 ? flat.slice(at, at + shape[0])
     : Array.from({ length: shape[0] }, (_, i) => cut(shape.slice(1), at + i * size / shape[0], size / shape[0]));

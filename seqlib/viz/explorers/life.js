@@ -37,12 +37,13 @@ function events(c) {
   return e;
 }
 const ALL = 1e9, STEPS = [0, ...Array.from({ length: 61 }, (_, i) => Math.round(10 ** (i / 15))), ALL];
-const W = 820, LEFT = 46, RIGHT = 16;
+const W = 820, LEFT = 46, RIGHT = 26;
 function render({ model, el }) {
   const given = model.get("state"), m = given.model, lives = given.candidates.map(events);
   const s = { candidate: 0, length: 100 }, curves = new Map();
   el.classList.add("seq-explorer", "seq-life");
   const belief = table(given.states, null), out = make("div", { className: "out", aria: { live: "polite" } });
+  belief.box.classList.add("short");
   const curve = make("div"), line = make("div");
   const run = L => filter(lives[s.candidate], m, L);
   const points = () => {
@@ -63,12 +64,12 @@ function render({ model, el }) {
       + `<text x="${W / 2}" y="${H - 2}" text-anchor="middle">history length L, events of all topics</text>`
       + `<line x1="${LEFT}" x2="${W - RIGHT}" y1="${at(Y(whole))}" y2="${at(Y(whole))}" stroke="var(--accent)" stroke-width="1.6" stroke-dasharray="6 4"/>`
       + `<text class="strong" x="${LEFT + 6}" y="${at(Y(whole) + (whole / high > 0.85 ? 14 : -5))}">the whole life: ${fixed(whole)}</text>`
-      + `<polyline points="${STEPS.slice(0, -1).map((L, i) => `${at(place(L))},${at(Y(ys[i]))}`).join(" ")}" fill="none" stroke="var(--plus)" stroke-width="2.2"/>`
+      + `<polyline points="${STEPS.slice(0, -1).map((L, i) => `${at(place(L))},${at(Y(ys[Math.max(i - 1, 0)]))} ${at(place(L))},${at(Y(ys[i]))}`).join(" ")}" fill="none" stroke="var(--plus)" stroke-width="2.2"/>`
       + `<circle cx="${at(place(s.length))}" cy="${at(Y(p))}" r="5.5" fill="var(--plus)" stroke="var(--card)" stroke-width="2"/>`;
   };
   const drawLine = e => {
     const H = 104, end = e.end_tick / 64, D = t => LEFT + (W - LEFT - RIGHT) * t / end;
-    const began = given.windowDays ? windowStart(e) : null, weeks = given.activity ?? [], top = Math.max(...weeks, 1);
+    const began = windowStart(e), weeks = given.activity ?? [], top = Math.max(...weeks, 1);
     line.replaceChildren(svg(W, H, "this topic's events over the user's life; filled: clicked, open: not clicked"));
     line.firstChild.innerHTML =
       (began === null ? "" : `<rect x="${at(D(began))}" y="6" width="${at(Math.max(D(end) - D(began), 1.5))}" height="66" fill="var(--shade)"/>`)
@@ -77,15 +78,14 @@ function render({ model, el }) {
       + e.ticks.map((t, i) => { const seen = e.rank[i] <= s.length, color = e.click[i] ? "var(--plus)" : "var(--minus)", x = at(D(t / 64));
         return e.hide[i] ? `<path d="M${x - 4} 22l8 8m0-8l-8 8" stroke="var(--minus)" stroke-width="2" opacity="${seen ? 1 : 0.3}"/>`
           : `<circle cx="${x}" cy="${e.click[i] ? 26 : 42}" r="4" fill="${e.click[i] ? color : "none"}" stroke="${color}" stroke-width="1.5" opacity="${seen ? 1 : 0.28}"/>`; }).join("")
-      + [0, 200, 400, 600].filter(d => d < end - 30).map(d => `<text x="${at(D(d))}" y="87" text-anchor="middle">day ${d}</text>`).join("")
+      + [0, 200, 400, 600].filter(d => d < end - 140).map(d => `<text x="${at(D(d))}" y="87" text-anchor="middle">day ${d}</text>`).join("")
       + `<text class="strong" x="${W - RIGHT}" y="87" text-anchor="end">request, day ${Math.floor(end)}</text>`
       + `<text x="${LEFT - 6}" y="30" text-anchor="end">click</text><text x="${LEFT - 6}" y="46" text-anchor="end">none</text><text x="${LEFT - 6}" y="70" text-anchor="end">all</text>`;
   };
   // The day at which the last L events begin: exact at the stored lengths.
-  const windowStart = e => {
-    const i = STEPS.indexOf(s.length);
-    return s.length === 0 ? e.end_tick / 64 : given.windowDays[Math.min(i, given.windowDays.length - 1)];
-  };
+  const windowStart = e => !given.windowDays ? null
+    : s.length === 0 ? e.end_tick / 64 : given.windowDays[STEPS.indexOf(s.length)];
+  const age = days => days < 1 ? `${fixed(Math.max(days, 0) * 24, 1)} hours` : `${fixed(days, days < 10 ? 1 : 0)} days`;
   const name = L => L === ALL ? "the whole life" : L.toLocaleString("en");
   const draw = () => {
     const e = lives[s.candidate], r = run(s.length), whole = run(ALL).p;
@@ -95,7 +95,8 @@ function render({ model, el }) {
     out.replaceChildren(
       make("span", {}, s.length === ALL ? "P(click) from the whole life " : `P(click) from the last ${name(s.length)} events `, make("b", { textContent: fixed(r.p) })),
       make("span", {}, "from the whole life ", make("b", { textContent: fixed(whole) })),
-      make("span", { textContent: `${r.used} of this topic's ${e.ticks.length} events are used` }));
+      make("span", { className: "note", textContent: `${r.used} of this topic's ${e.ticks.length} events are used`
+        + (given.windowDays && s.length ? `; the window reaches back ${age(e.end_tick / 64 - windowStart(e))}` : "") }));
     Object.assign(el.dataset, { p: r.p, whole, alpha: JSON.stringify(r.alpha), used: r.used, ready: "1" });
   };
   const set = f => x => { f(x); draw(); };
