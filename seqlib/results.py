@@ -98,3 +98,10 @@ def load(name: str) -> Results:
     known = ("reference", "rows", "differences")
     rest = {k: v for k, v in raw.items() if k not in (*known, "experiment")}
     return Results(name, raw["reference"], tuple(raw["rows"]), tuple(raw["differences"]), rest)
+
+
+def interval(difference: dict[str, Any], digits: int = 4) -> str:
+    """A stored difference as text: "+0.0602 [+0.0568, +0.0641] clear of 0"."""
+    delta, low, high = (f"{difference[k]:+.{digits}f}" for k in ("delta", "low", "high"))
+    clear = difference["low"] > 0 or difference["high"] < 0
+    return f"{delta} [{low}, {high}] {'clear of 0' if clear else 'not clear of 0'}"
