@@ -27,7 +27,8 @@ $(STAMP): requirements.lock pyproject.toml tools/doctor.py
 	@touch $@
 
 lab: setup       ## open JupyterLab at chapter 00 (prints the URL where there is no browser)
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) chapters/00-the-problem.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate chapters/00-the-problem.ipynb
 
 test: setup      ## everything that CI runs: lint, unit tests, notebooks, website, browser
 	@$(MAKE) --no-print-directory lint

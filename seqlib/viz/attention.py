@@ -197,13 +197,16 @@ def weight_by_group(groups: Mapping[str, ArrayLike], *, xlabel: str, title: str 
         groups: name -> (n,) weights.
 
     Raises:
-        ValueError: no group, or a group without weights.
+        ValueError: all groups are empty, or a weight is not finite. One empty group shows n = 0.
     """
-    if not groups:
-        raise ValueError("groups is empty; there is nothing to draw")
-    values = [as_numbers(v, f"group {k!r}", 1) for k, v in groups.items()]
+    values = [np.asarray(v, np.float64) for v in groups.values()]
+    if not any(len(v) for v in values):
+        raise ValueError("groups holds no weight at all; there is nothing to draw")
     fig, ax = canvas(7.2, 0.46 * len(groups) + 1.15)
-    for row, v in enumerate(values):
+    for row, (name, v) in enumerate(zip(groups, values, strict=True)):
+        if not len(v):
+            continue  # its row says n = 0
+        v = as_numbers(v, f"group {name!r}", 1)
         low, q1, mid, q3, high = np.quantile(v, (0.05, 0.25, 0.5, 0.75, 0.95))
         ax.plot([low, high], [row, row], color=BLUE, lw=1.4)
         ax.barh(row, q3 - q1, left=q1, height=0.5, color="#c6dfee", edgecolor=BLUE, lw=1.2)

@@ -137,15 +137,22 @@ def ladder_plotly(
             x=x, y=rounded(y), name=style.title, mode="lines+markers", marker={"size": 4},
             line={"color": GREY, "dash": "dashdot"}, hovertemplate="L = %{x:,}: %{y:.4f}",
         )  # fmt: skip
-    for value, text, dash in ((ceiling, "ceiling", "dash"), (none, "no history", "dot")):
+    for value, text, dash, side in (
+        (ceiling, "ceiling", "dash", "top left"),
+        (none, "no history", "dot", "bottom left"),
+    ):
         if value is not None:
             fig.add_hline(
                 y=round(value, 4), line_dash=dash, line_color=GREY, line_width=1.5,
-                annotation_text=f"{text} {value:.3f}", annotation_position="top left",
+                annotation_text=f"{text} {value:.3f}", annotation_position=side,
             )  # fmt: skip
+    every = [v for c in curves.values() for _, mean, seeds in c for v in (mean, *seeds)]
+    every += [v for v in (none, ceiling, *(filter_line or {}).values()) if v is not None]
+    gap = 0.09 * (max(every) - min(every))
     fig.update_layout(title=title, height=440, hovermode="x unified", legend={"y": 0.97})
     fig.update_xaxes(type="log", title="history length L, events", dtick=1, tickformat=",d")
-    fig.update_yaxes(title=metric)
+    fig.update_yaxes(title=metric, tickformat=".2f")
+    fig.update_yaxes(range=rounded([min(every) - gap, max(every) + gap]))
     return fig
 
 

@@ -1,8 +1,9 @@
 """One look for every figure: colours fixed by model, readable on light and dark pages.
 
-Pictures are drawn on a pale card that stands well on a white and on a black page. The colours are
-those of Okabe and Ito's palette for colour-blind readers, darkened where a line of theirs would be
-too faint on the card; markers and dashes repeat what the colour says.
+Pictures are drawn on a pale card that stands well on a white and on a black page; the website puts
+Plotly figures on its own background. The colours are those of Okabe and Ito's palette for
+colour-blind readers, moved to a middle lightness that stands out on pale and on dark; markers and
+dashes repeat what the colour says.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 CARD, INK, SOFT, GRID = "#f8f8f5", "#20242a", "#5d646d", "#dcdcd6"
-BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#c98200", "#00875f", "#d04f00"
-SKY, PURPLE, OLIVE, BROWN, GREY = "#2f93d0", "#b0568f", "#7d7a00", "#7a4a1e", "#767b82"
+BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#c07c00", "#00875f", "#d04f00"
+SKY, PURPLE, OLIVE, BROWN, GREY = "#2f93d0", "#9445dd", "#7d7a00", "#96633a", "#767b82"
 
 BLACK, RED = INK, VERMILION
 
@@ -56,20 +57,20 @@ LOOKS: Mapping[str, Look] = {
     "item_only": Look("item only", GREY, "s"),
     "sum_pooling": Look("sum pooling", SKY, "P"),
     "mean_pooling": Look("mean pooling", BLUE, "o"),
-    "max_pooling": Look("max pooling", "#4a63b8", "^"),
-    "recency_pooling": Look("recency pooling", "#00506e", "v"),
+    "max_pooling": Look("max pooling", "#5a6fd0", "^"),
+    "recency_pooling": Look("recency pooling", "#1a8a98", "v"),
     "topic_histogram": Look("topic histogram", GREEN, "D"),
     "din": Look("DIN", VERMILION, "o"),
-    "din_code": Look("DIN, authors' code", "#a03c00", "s"),
+    "din_code": Look("DIN, authors' code", "#b55a3c", "s"),
     "din_similarity": Look("DIN with similarities", "#e0602f", "^"),
-    "transact": Look("TransAct", PURPLE, "o"),
-    "sim": Look("SIM", BROWN, "s"),
-    "twin": Look("TWIN", ORANGE, "o"),
-    "longer": Look("LONGER", OLIVE, "o"),
-    "transact_v2": Look("TransAct V2", "#8a3f8f", "^"),
-    "twin_v2": Look("TWIN V2", "#9a6400", "^"),
-    "dv365": Look("DV365", "#3d7a3d", "X"),
-    "hstu": Look("HSTU", "#3b3f8f", "*"),
+    "transact": Look("TransAct", PURPLE, ">"),
+    "sim": Look("SIM", BROWN, "<"),
+    "twin": Look("TWIN", "#d83fc4", "s"),
+    "longer": Look("LONGER", OLIVE, "p"),
+    "transact_v2": Look("TransAct V2", "#ae63c4", "^"),
+    "twin_v2": Look("TWIN V2", "#b2559f", "^"),
+    "dv365": Look("DV365", "#4a8a3a", "X"),
+    "hstu": Look("HSTU", "#6a6fd8", "*"),
 }
 
 MARKERS: Mapping[str, str] = {name: entry.marker for name, entry in LOOKS.items() if entry.marker}
@@ -77,7 +78,8 @@ MARKERS: Mapping[str, str] = {name: entry.marker for name, entry in LOOKS.items(
 _PLOTLY_DASH = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 _PLOTLY_MARKER = {
     "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond",
-    "P": "cross", "X": "x", "*": "star", "": "circle",
+    "P": "cross", "X": "x", "*": "star", "<": "triangle-left",
+    ">": "triangle-right", "p": "pentagon", "": "circle",
 }  # fmt: skip
 
 RC: Mapping[str, Any] = {
@@ -125,7 +127,9 @@ def use_plotly() -> None:
     import plotly.io as pio
     from plotly import graph_objects as go
 
-    line = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": SOFT}
+    faint = "rgba(128,128,128,.28)"  # on pale and on dark
+    line = {"gridcolor": faint, "zerolinecolor": faint, "linecolor": GREY}
+    knob = {"bgcolor": GREY, "activebgcolor": SKY, "bordercolor": GREY, "tickcolor": GREY}
     layout = go.Layout(
         paper_bgcolor=CARD,
         plot_bgcolor=CARD,
@@ -134,6 +138,9 @@ def use_plotly() -> None:
         margin={"t": 56, "l": 64, "r": 24, "b": 56},
         xaxis=line,
         yaxis=line,
+        legend={"bgcolor": "rgba(0,0,0,0)"},
+        sliderdefaults=knob,
+        title={"x": 0.02, "xanchor": "left", "font": {"size": 16}},
         hoverlabel={"bgcolor": "#ffffff", "font": {"color": INK}},
     )
     pio.templates["seq"] = go.layout.Template(layout=layout)

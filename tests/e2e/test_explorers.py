@@ -6,9 +6,14 @@ import json
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from conftest import ROOT
 
-from seqlib.viz.explorers import din_weights, pooled_vector
+import seqlib
+from seqlib.data.world import make_world
+from seqlib.viz import explorers
+from seqlib.viz.explorers import LENGTHS, din_logit, din_weights, life_filter, pooled_vector
 
 STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -90,3 +95,219 @@ def test_life(page, site, step):
         assert float(explorer.get_attribute("data-p")) == pytest.approx(p, abs=2e-5)
         whole = float(world.test.truth[row, picked[i], 0])
         assert float(explorer.get_attribute("data-whole")) == pytest.approx(whole, abs=2e-5)
+
+
+# --- without a notebook, a kernel or the site: the module alone, on states made here -----------
+
+
+PAGE = """<!doctype html><html lang="en" data-theme="THEME"><head><meta charset="utf-8">
+<title>explorer</title><style>body { background: BACK } CSS</style></head>
+<body><main id="root"></main><script type="module">ESM
+const state = STATE;
+module.render({ model: { get: k => ({ state })[k], on() {}, set() {}, save_changes() {} },
+  el: document.getElementById("root") });
+</script></body></html>"""
+
+
+def mount(page, explorer, theme: str = "light"):
+    """An explorer in an empty page, with a stand-in for the widget's model."""
+    html = PAGE.replace("CSS", explorer._css).replace("THEME", theme)
+    html = html.replace("BACK", "#14181d" if theme == "dark" else "#ffffff")
+    html = html.replace("ESM", explorer._esm.replace("export default", "const module ="))
+    page.set_content(html.replace("STATE", json.dumps(explorer.state)))
+    page.locator("#root[data-ready='1']").wait_for()
+    return page.locator("#root")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world("course", seed=0, n_users=30)
+
+
+@pytest.fixture(scope="module")
+def life(world):
+    row = int(np.argmax(world.test.extra["index_in_life"]))
+    return explorers.LifeExplorer.of(world, world.test, row, [0, 5, 9])
+
+
+@pytest.fixture(scope="module")
+def din():
+    model = tiny.fill(seqlib.build("din_similarity", tiny.spec(), seed=0), 0.3).eval()
+    batch = tiny.batch(lengths=(12,))
+    with torch.no_grad():
+        x, q = model.items(batch.events.item), model.items(batch.items.id)
+        k = model.encoder.embed(batch.events, batch.request_time, x)
+        extra = model.encoder.similarities(batch.events, batch.items, x, q)[0].transpose(0, 1)
+        state = explorers.din_state(
+            model.state_dict(), tokens=k[0], candidates=q[0], extra=extra,
+            features=model.features(batch)[0], titles=[f"event {j}" for j in range(12)],
+            notes=["click, 2 d"] * 12, candidate_titles=["a", "b", "c"],
+        )  # fmt: skip
+    return explorers.DINExplorer(state)
+
+
+def make(kind: str, request):
+    if kind == "pooling":
+        return explorers.PoolingExplorer.mira()
+    return request.getfixturevalue(kind)
+
+
+KINDS = ["pooling", "din", "life"]
+
+
+@pytest.mark.parametrize("pool", explorers.POOLS)
+def test_pooling_alone(page, site, pool):
+    widget = explorers.PoolingExplorer.mira()
+    root = mount(page, widget)
+    root.locator("select").select_option(label=pool)
+    half_life, pads, copies = root.locator("input[type=range]").all()
+    slide(half_life, -1.5)
+    slide(copies, 3)
+    want = pooled_vector(widget.state, pool, half_life=2**-1.5, copies=3)
+    np.testing.assert_allclose(numbers(root, "vector"), want, atol=1e-12)
+    slide(pads, 20)  # the mask is on: nothing may change
+    np.testing.assert_allclose(numbers(root, "vector"), want, atol=1e-12)
+    root.get_by_label("use the mask").uncheck()
+    slide(half_life, 9)
+    for j in (0, 11):
+        root.locator("button.name").nth(j).click()
+    want = pooled_vector(
+        widget.state, pool, half_life=512, pads=20, masked=False, copies=3, off=[0, 11]
+    )
+    np.testing.assert_allclose(numbers(root, "vector"), want, atol=1e-12)
+    weights = numbers(root, "weights")
+    if pool != "max":
+        recovered = weights.astype(float) @ np.array(widget.state["tokens"])
+        np.testing.assert_allclose(recovered, want, atol=1e-12)
+        assert weights[0] == weights[11] == 0
+    scores = np.array(widget.state["candidates"]) @ want
+    assert numbers(root, "order").tolist() == np.argsort(-scores, kind="stable").tolist()
+
+
+def test_pooling_with_nothing_left_says_so(page, site):
+    root = mount(page, explorers.PoolingExplorer.mira())
+    for name in root.locator("button.name").all():
+        name.click()
+    assert numbers(root, "vector").tolist() == [0, 0, 0, 0]
+    assert "No event is left" in root.inner_text()
+    root.get_by_role("button", name="start again").click()
+    assert "No event is left" not in root.inner_text()
+    assert numbers(root, "vector").sum() > 0
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("candidate", [0, 2])
+def test_din_alone(page, site, din, candidate, softmax):
+    root = mount(page, din)
+    root.locator("select").select_option(index=candidate)
+    if softmax:
+        root.get_by_label("softmax").check()
+    slide(root.locator("input[type=range]"), 4)
+    root.locator("button.name").nth(3).click()
+    options = {"softmax": softmax, "copies": 4, "off": [3]}
+    want = din_weights(din.state, candidate, **options)
+    np.testing.assert_allclose(numbers(root, "weights"), want, atol=1e-12)
+    logit = din_logit(din.state, candidate, **options)
+    assert float(root.get_attribute("data-logit")) == pytest.approx(logit, abs=1e-9)
+    v = 4 * want @ explorers.unpack(din.state["tokens"])
+    assert float(root.get_attribute("data-length")) == pytest.approx(float(np.linalg.norm(v)))
+    worth = {
+        j: logit - din_logit(din.state, candidate, **{**options, "off": [3, j]})
+        for j in range(12)
+        if j != 3
+    }
+    most = sorted(worth, key=lambda j: -abs(worth[j]))[:4]
+    assert numbers(root, "top").tolist() == most
+
+
+def test_repeating_the_history_moves_the_sum_and_not_the_softmax(page, site, din):
+    root = mount(page, din)
+    before = float(root.get_attribute("data-total"))
+    slide(root.locator("input[type=range]"), 3)
+    assert float(root.get_attribute("data-total")) == pytest.approx(3 * before)
+    root.get_by_label("softmax").check()
+    assert float(root.get_attribute("data-total")) == pytest.approx(1)
+    length = root.get_attribute("data-length")
+    slide(root.locator("input[type=range]"), 5)
+    assert float(root.get_attribute("data-length")) == pytest.approx(float(length))
+
+
+@pytest.mark.parametrize("step", [-1, 0, 7, 21, 30, 45, 60, 61])
+def test_life_alone(page, site, life, step):
+    root = mount(page, life)
+    slide(root.locator("input[type=range]"), step)
+    for i in range(3):
+        root.locator("select").select_option(index=i)
+        want = life_filter(life.state, i, LENGTHS[step + 1])
+        assert float(root.get_attribute("data-p")) == pytest.approx(want["p"], abs=1e-12)
+        np.testing.assert_allclose(numbers(root, "alpha"), want["alpha"], atol=1e-12)
+        assert int(root.get_attribute("data-used")) == want["used"]
+        whole = life_filter(life.state, i, explorers.EVERYTHING)["p"]
+        assert float(root.get_attribute("data-whole")) == pytest.approx(whole, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_control_has_a_name_and_works_from_the_keyboard(page, site, kind, request):
+    root = mount(page, make(kind, request))
+    nameless = """all => all.filter(e => !(e.getAttribute('aria-label') || e.labels?.length
+        || e.textContent.trim())).length"""
+    assert root.locator("input, select, button").evaluate_all(nameless) == 0
+    slider = root.locator("input[type=range]").last
+    slider.focus()
+    before = root.inner_html()
+    page.keyboard.press("ArrowRight")
+    assert root.inner_html() != before
+    assert slider.get_attribute("aria-valuetext")
+    if kind != "life":
+        name = root.locator("button.name").nth(1)
+        name.focus()
+        assert name.get_attribute("aria-pressed") == "true"
+        page.keyboard.press("Enter")
+        assert name.get_attribute("aria-pressed") == "false"
+        assert name.evaluate("e => e === document.activeElement")  # the focus stays where it was
+        page.keyboard.press("Enter")
+        assert name.get_attribute("aria-pressed") == "true"
+
+
+CONTRASTS = """root => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = c => {
+    canvas.fillStyle = c;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => rgb(c).reduce((s, v, i) => s + linear(v / 255) * [.2126, .7152, .0722][i], 0);
+  const style = getComputedStyle(root), card = light(style.backgroundColor);
+  const ratio = c => (Math.max(light(c), card) + .05) / (Math.min(light(c), card) + .05);
+  const of = name => ratio(style.getPropertyValue(name).trim());
+  const marks = ["--plus", "--minus", "--accent"].map(of);
+  return { text: ratio(style.color), dim: of("--dim"), mark: Math.min(...marks) };
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_marks_stand_out_in_both_themes(page, site, theme):
+    found = mount(page, explorers.PoolingExplorer.mira(), theme).evaluate(CONTRASTS)
+    assert found["text"] >= 7
+    assert found["dim"] >= 4.5
+    assert found["mark"] >= 3
+
+
+def test_jupyterlabs_dark_theme_is_followed(page, site):
+    root = mount(page, explorers.PoolingExplorer.mira())
+    shade = "e => getComputedStyle(e).backgroundColor"
+    light = root.evaluate(shade)
+    page.evaluate("document.documentElement.removeAttribute('data-theme')")
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    assert root.evaluate(shade) != light
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
+    page.emulate_media(color_scheme="dark")  # Lab's own choice wins over the system's
+    assert root.evaluate(shade) == light
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_narrow_page_needs_no_sideways_scrolling(page, site, kind, request):
+    page.set_viewport_size({"width": 390, "height": 800})
+    mount(page, make(kind, request))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -56,7 +56,7 @@ function render({ model, el }) {
       make("span", {}, "sum of the weights ", make("b", { textContent: fixed(r.total) })),
       make("span", {}, "length of v ", make("b", { textContent: fixed(r.length) })),
       ...(s.head ? [make("span", {}, "logit ", make("b", { textContent: fixed(r.logit) })), make("span", {}, "P(click) ", make("b", { textContent: fixed(sigmoid(r.logit)) }))] : []),
-      ...(list.length ? [make("span", { className: "note", textContent: `${s.head ? "What the logit would lose without them: " : "Largest weights: "}${list.join(" · ")}` })] : []),
+      ...(list.length ? [make("span", { className: "note", textContent: `${s.head ? "Largest effects on the logit (with the event, minus without it): " : "Largest weights: "}${list.join(" · ")}` })] : []),
       ...(s.softmax ? [make("span", { className: "note", textContent: s.head ? "These weights were trained without a softmax: read how the numbers move, not where they stand." : "These weights were trained without a softmax." })] : []));
     Object.assign(el.dataset, { weights: JSON.stringify(r.w), total: r.total, length: r.length, top: JSON.stringify(worth.map(t => t.j)), ready: "1" });
     if (s.head) el.dataset.logit = r.logit;

@@ -44,7 +44,7 @@ function render({ model, el }) {
   el.classList.add("seq-explorer", "seq-life");
   const belief = table(given.states, null), out = make("div", { className: "out", aria: { live: "polite" } });
   belief.box.classList.add("short");
-  const curve = make("div"), line = make("div");
+  const curve = make("div", { className: "chart" }), line = make("div", { className: "chart" });
   const run = L => filter(lives[s.candidate], m, L);
   const points = () => {
     if (!curves.has(s.candidate)) curves.set(s.candidate, STEPS.map(L => run(L).p));
