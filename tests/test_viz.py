@@ -657,8 +657,8 @@ def world():
 def test_life_explorer_is_the_worlds_filter(world):
     row = int(np.argmax(world.test.extra["index_in_life"]))
     picked = [0, 5, 9]
-    state = explorers.LifeExplorer.of(world, world.test, row, picked).state
-    assert (state["request"], state["picked"]) == (row, picked)
+    state = explorers.LifeExplorer.of(world, world.test, {f"c{j}": (row, j) for j in picked}).state
+    assert [c["at"] for c in state["candidates"]] == [[row, j] for j in picked]
     for length in (1, 2, 7, 24, 100, 1000, 10_000):
         want = p_window(world, world.test[row : row + 1], length)[0, picked, 0]
         got = [explorers.life_filter(state, i, length)["p"] for i in range(3)]
@@ -675,7 +675,7 @@ def test_life_explorer_is_the_worlds_filter(world):
 
 def test_life_state_counts_weeks_and_knows_where_windows_begin(world):
     row = int(np.argmax(world.test.extra["index_in_life"]))
-    state = explorers.LifeExplorer.of(world, world.test, row, [0]).state
+    (state,) = explorers.LifeExplorer.of(world, world.test, {"c": (row, 0)}).state["candidates"]
     n = int(world.test.extra["index_in_life"][row])
     days = world.life(int(world.test.user[row])).time[:n]
     assert sum(state["activity"]) == n

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 
 import seqlib
-from seqlib.data.world import make_world
+from seqlib.data.world import make_world, p_window
 from seqlib.viz import explorers
 from seqlib.viz.explorers import LENGTHS, din_logit, din_weights, life_filter, pooled_vector
 
@@ -78,22 +78,23 @@ def test_din(page, site, candidate, softmax):
     )
 
 
-@pytest.mark.parametrize("step", [0, 18, 30, 45, 60])
-def test_life(page, site, step):
-    """The filter in the browser against the world's own, at several lengths and candidates."""
-    from seqlib.data.world import make_world, p_window
+@pytest.fixture(scope="module")
+def whole_world():
+    return make_world("course", seed=0)
 
+
+@pytest.mark.parametrize("step", [0, 18, 30, 45, 60])
+def test_life(page, site, whole_world, step):
+    """The filter in the browser against the world's own, at several lengths and candidates."""
     explorer = open_explorer(page, site, "00")
-    state = stored("00", "candidates")
-    world = make_world("course", seed=0)
-    row, picked = state["request"], state["picked"]
-    length = round(10 ** (step / 15))
-    want = p_window(world, world.test[row : row + 1], length)[0, picked, 0]
+    test, length = whole_world.test, LENGTHS[step + 1]
     slide(explorer.locator("input[type=range]"), step)
-    for i, p in enumerate(want):
+    for i, line in enumerate(stored("00", "candidates")["candidates"]):
+        row, column = line["at"]
+        want = p_window(whole_world, test[row : row + 1], length)[0, column, 0]
         explorer.locator("select").select_option(index=i)
-        assert float(explorer.get_attribute("data-p")) == pytest.approx(p, abs=2e-5)
-        whole = float(world.test.truth[row, picked[i], 0])
+        assert float(explorer.get_attribute("data-p")) == pytest.approx(want, abs=2e-5)
+        whole = float(test.truth[row, column, 0])
         assert float(explorer.get_attribute("data-whole")) == pytest.approx(whole, abs=2e-5)
 
 
@@ -127,7 +128,8 @@ def world():
 @pytest.fixture(scope="module")
 def life(world):
     row = int(np.argmax(world.test.extra["index_in_life"]))
-    return explorers.LifeExplorer.of(world, world.test, row, [0, 5, 9])
+    picked = {"first": (row, 0), "second": (row, 5), "another user's": (0, 9)}
+    return explorers.LifeExplorer.of(world, world.test, picked)
 
 
 @pytest.fixture(scope="module")

@@ -98,29 +98,27 @@ class LifeExplorer(_Explorer):
     _needs = ("titles", "states", "model", "candidates")
 
     @classmethod
-    def of(cls, world: Any, requests: Any, row: int, picked: Sequence[int]) -> Self:
-        """One request of a synthetic world with some of its candidates.
+    def of(cls, world: Any, requests: Any, picked: Mapping[str, tuple[int, int]]) -> Self:
+        """Candidates of a synthetic world, each with its own user and moment.
 
         Args:
             world: ``seqlib.data.world.World``. requests: ``world.test`` or ``world.train``.
-            row: of the request. picked: columns of the candidates.
+            picked: title -> (row of the request, column of the candidate).
         """
         from ...data import world as w
 
-        c = world.config
         names = ("base", "like", "share", "hide", "watch", "watch_sd")
-        model = {"pi": world.pi} | {k: getattr(c, k) for k in names}
-        candidates, titles = [], []
-        for j in picked:
-            history = w.topic_history(world, requests, row, j)
-            history["x_by_length"] = offsets_by_length(world, requests, row, j)
-            candidates.append(history)
-            source = w.CANDIDATE_SOURCES[int(requests.extra["source"][row, j])]
-            titles.append(f"topic {history['topic']} ({source})")
-        end = int(requests.extra["index_in_life"][row])
-        days = world.life(int(requests.user[row])).time[:end]
-        state = life_state(titles, candidates, model, world.step, w.STATES, days=days)
-        return cls(state | {"request": int(row), "picked": [int(j) for j in picked]})
+        model = {"pi": world.pi} | {k: getattr(world.config, k) for k in names}
+        candidates = []
+        for row, column in picked.values():
+            end = int(requests.extra["index_in_life"][row])
+            more = {
+                "x_by_length": w.offsets_by_length(world, requests, row, column),
+                "days": world.life(int(requests.user[row])).time[:end],
+                "at": (row, column),
+            }
+            candidates.append(w.topic_history(world, requests, row, column) | more)
+        return cls(life_state(list(picked), candidates, model, world.step, w.STATES))
 
 
 # --- numbers for the browser ------------------------------------------------------------------
@@ -381,38 +379,19 @@ def din_logit(
 # --- lives ------------------------------------------------------------------------------------
 
 
-def offsets_by_length(world: Any, requests: Any, row: int, candidate: int) -> list[float]:
-    """The candidate's offset if only the last 0, 1, 2, … events are known.
-
-    The last entry holds for all longer histories: transition and fatigue look no further back.
-    """
-    from ...data import _simulate as sim
-    from ...data.schema import FIRST_ID
-
-    m, life = world.model, world.life(int(requests.user[row]))
-    n = int(requests.extra["index_in_life"][row])
-    k = int(world.catalogue.item_topic[requests.items[row, candidate] - FIRST_ID])
-    x0, out = float(requests.extra["x0"][row, candidate]), []
-    for length in range(max(m.lags_transition, m.lags_fatigue) + 1):
-        lags = (min(m.lags_transition, length), min(m.lags_fatigue, length))
-        x = x0 + m.g_transition * sim.transition_effect(k, n, lags[0], life.topic, life.click, m)
-        x -= m.g_fatigue * sim.fatigue_effect(k, n, lags[1], life.topic, life.click, m)
-        out.append(float(x))
-    return out
-
-
 def life_state(
     titles: Sequence[str], candidates: Sequence[Mapping[str, Any]], model: Mapping[str, Any],
-    step: NDArray, states: Sequence[str], *, days: ArrayLike | None = None,
+    step: NDArray, states: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """State of a ``LifeExplorer``.
 
     Args:
         titles: of the candidates. candidates: each as ``world.topic_history`` gives it, with
-            ``x_by_length`` (see ``offsets_by_length``) added.
+            ``x_by_length`` (``world.offsets_by_length``) added; ``days`` (n,) of all events before
+            the request, oldest first, lets the life line show how busy each week was and where
+            the window begins; ``at``, (request, candidate), is kept for tests.
         model: pi, base, like, share, hide, watch, watch_sd. step: (ticks, 4, 4) table P[d].
-        states: names of the four states. days: of all events before the request, oldest first;
-            with them the life line shows how busy each week was and where the window begins.
+        states: names of the four states.
     """
     powers = [step[2**b].tolist() for b in range(int(np.log2(len(step) - 1)) + 1)]
     rows = []
@@ -422,31 +401,31 @@ def life_state(
             np.asarray(c[k], np.int64) << b
             for b, k in enumerate(("click", "like", "share", "hide"))
         )
-        rows.append(
-            {
-                "first_tick": int(ticks[0]) if len(ticks) else 0,
-                "first_rank": int(rank[0]) if len(rank) else 0,
-                "gaps": np.diff(ticks, prepend=ticks[:1]).tolist(),
-                "steps": (-np.diff(rank, prepend=rank[:1])).tolist(),
-                "bits": np.asarray(bits).tolist(),
-                "x": _lists(c["x"], 6),
-                "log_watch": _lists(c["log_watch"], 6),
-                "end_tick": int(c["end_tick"]),
-                "x_by_length": _lists(c["x_by_length"], 6),
-            }
-        )
-    state: dict[str, Any] = {
+        line: dict[str, Any] = {
+            "first_tick": int(ticks[0]) if len(ticks) else 0,
+            "first_rank": int(rank[0]) if len(rank) else 0,
+            "gaps": np.diff(ticks, prepend=ticks[:1]).tolist(),
+            "steps": (-np.diff(rank, prepend=rank[:1])).tolist(),
+            "bits": np.asarray(bits).tolist(),
+            "x": _lists(c["x"], 6),
+            "log_watch": _lists(c["log_watch"], 6),
+            "end_tick": int(c["end_tick"]),
+            "x_by_length": _lists(c["x_by_length"], 6),
+        }
+        if "days" in c:
+            t = np.asarray(c["days"], np.float64)
+            line["activity"] = np.bincount((t // 7).astype(np.int64)).tolist()
+            begin = [t[max(len(t) - n, 0)] if n else t[-1] for n in LENGTHS]
+            line["windowDays"] = _lists(begin, 2)
+        if "at" in c:
+            line["at"] = [int(i) for i in c["at"]]
+        rows.append(line)
+    return {
         "titles": list(titles),
         "states": list(states),
         "model": {k: np.asarray(v, float).tolist() for k, v in model.items()} | {"powers": powers},
         "candidates": rows,
     }
-    if days is not None:
-        t = np.asarray(days, np.float64)
-        state["activity"] = np.bincount((t // 7).astype(np.int64)).tolist()
-        begin = [t[max(len(t) - n, 0)] if n and len(t) else t[-1] for n in LENGTHS]
-        state["windowDays"] = _lists(begin, 2)
-    return state
 
 
 def life_filter(state: Mapping[str, Any], candidate: int, length: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ function render({ model, el }) {
   };
   const drawLine = e => {
     const H = 104, end = e.end_tick / 64, D = t => LEFT + (W - LEFT - RIGHT) * t / end;
-    const began = windowStart(e), weeks = given.activity ?? [], top = Math.max(...weeks, 1);
+    const began = windowStart(e), weeks = e.activity ?? [], top = Math.max(...weeks, 1);
     line.replaceChildren(svg(W, H, "this topic's events over the user's life; filled: clicked, open: not clicked"));
     line.firstChild.innerHTML =
       (began === null ? "" : `<rect x="${at(D(began))}" y="6" width="${at(Math.max(D(end) - D(began), 1.5))}" height="66" fill="var(--shade)"/>`)
@@ -80,11 +80,11 @@ function render({ model, el }) {
           : `<circle cx="${x}" cy="${e.click[i] ? 26 : 42}" r="4" fill="${e.click[i] ? color : "none"}" stroke="${color}" stroke-width="1.5" opacity="${seen ? 1 : 0.28}"/>`; }).join("")
       + [0, 200, 400, 600].filter(d => d < end - 140).map(d => `<text x="${at(D(d))}" y="87" text-anchor="middle">day ${d}</text>`).join("")
       + `<text class="strong" x="${W - RIGHT}" y="87" text-anchor="end">request, day ${Math.floor(end)}</text>`
-      + `<text x="${LEFT - 6}" y="30" text-anchor="end">click</text><text x="${LEFT - 6}" y="46" text-anchor="end">none</text><text x="${LEFT - 6}" y="70" text-anchor="end">all</text>`;
+      + `<text x="${LEFT - 6}" y="30" text-anchor="end">click</text><text x="${LEFT - 6}" y="46" text-anchor="end">none</text>${weeks.length ? `<text x="${LEFT - 6}" y="70" text-anchor="end">all</text>` : ""}`;
   };
   // The day at which the last L events begin: exact at the stored lengths.
-  const windowStart = e => !given.windowDays ? null
-    : s.length === 0 ? e.end_tick / 64 : given.windowDays[STEPS.indexOf(s.length)];
+  const windowStart = e => !e.windowDays ? null
+    : s.length === 0 ? e.end_tick / 64 : e.windowDays[STEPS.indexOf(s.length)];
   const age = days => days < 1 ? `${fixed(Math.max(days, 0) * 24, 1)} hours` : `${fixed(days, days < 10 ? 1 : 0)} days`;
   const name = L => L === ALL ? "the whole life" : L.toLocaleString("en");
   const draw = () => {
@@ -96,7 +96,7 @@ function render({ model, el }) {
       make("span", {}, s.length === ALL ? "P(click) from the whole life " : `P(click) from the last ${name(s.length)} events `, make("b", { textContent: fixed(r.p) })),
       make("span", {}, "from the whole life ", make("b", { textContent: fixed(whole) })),
       make("span", { className: "note", textContent: `${r.used} of this topic's ${e.ticks.length} events are used`
-        + (given.windowDays && s.length ? `; the window reaches back ${age(e.end_tick / 64 - windowStart(e))}` : "") }));
+        + (e.windowDays && s.length ? `; the window reaches back ${age(e.end_tick / 64 - windowStart(e))}` : "") }));
     Object.assign(el.dataset, { p: r.p, whole, alpha: JSON.stringify(r.alpha), used: r.used, ready: "1" });
   };
   const set = f => x => { f(x); draw(); };
@@ -106,7 +106,8 @@ function render({ model, el }) {
     make("h4", { textContent: "What the last L events say about this topic's hidden state" }), belief.box,
     make("h4", { textContent: "The click probability that follows" }), curve,
     make("h4", { textContent: "This topic in the user's life" }), line,
-    make("p", { className: "hint", textContent: "Filled: clicked, open: shown and not clicked, cross: hidden; pale events lie outside the window. Grey: all events, by week." }), out);
+    make("p", { className: "hint", textContent: "Filled: clicked, open: shown and not clicked, cross: hidden; pale events lie outside the window."
+      + (lives.some(e => e.activity) ? " Grey: all events, by week." : "") }), out);
   draw();
 }
 export default { render };
