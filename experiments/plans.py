@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seqlib.evaluate import Predictions, evaluate, grade, paired_bootstrap
+from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
 from .runs import Run, dataset, execute, seconds
@@ -41,15 +41,23 @@ def main(data: str, length: int = 100) -> list[Run]:
 
 
 def lengths(
-    data: str, longest: int, attention_seeds_up_to: int, models: Sequence[str]
+    data: str, longest: int, models: Sequence[str], attention: tuple[int, int] = (0, 0)
 ) -> list[Run]:
-    """One epoch at every length; attention over longer histories than stated with one seed only."""
+    """One epoch at every length, for all models alike.
+
+    Args:
+        longest: of the lengths. models: names.
+        attention: DIN's own limits, since its cost grows with candidates × events: three seeds up
+            to the first length, one seed up to the second, none beyond.
+    """
     recipe: dict[str, Any] = {"data": data, "epochs": 1, "batch_size": 16, "sort": True}
     runs = []
     for length in (n for n in LENGTHS if n <= longest):
         for name in models:
-            few = name == "din_similarity" and length > attention_seeds_up_to
-            runs += _seeds({**recipe, "model": name, "length": length}, SEEDS[:1] if few else SEEDS)
+            runs += _seeds({**recipe, "model": name, "length": length})
+        if length <= attention[1]:
+            seeds = SEEDS if length <= attention[0] else SEEDS[:1]
+            runs += _seeds({**recipe, "model": "din_similarity", "length": length}, seeds)
     return runs
 
 
@@ -83,13 +91,10 @@ PLANS = {
     "half-life-course": lambda: half_life("course"),
     "unit-course": lambda: unit("course"),
     "length-course": lambda: lengths(
-        "course",
-        10_000,
-        1_000,
-        ("mean_pooling", "recency_pooling", "topic_histogram", "din_similarity"),
+        "course", 10_000, ("mean_pooling", "recency_pooling", "topic_histogram"), (1_000, 3_000)
     ),
     "length-complete-journey": lambda: lengths(
-        "complete-journey", 1_000, 100, ("mean_pooling", "topic_histogram", "din_similarity")
+        "complete-journey", 1_000, ("mean_pooling", "topic_histogram")
     ),
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
@@ -146,17 +151,26 @@ def _reference(data, lengths: Sequence[int]) -> dict[str, Any]:
 
 
 def _differences(predictions: dict[tuple[str, int], list[Predictions]]) -> list[dict[str, Any]]:
-    """Every label against the baselines of the same length, main task, paired by user."""
+    """Every label against the baselines of the same length, main task, paired by user.
+
+    A side with more seeds than the other is cut to as many, so that means are over equal numbers.
+    """
+    made: dict[tuple[tuple[str, int], int], Bootstrap] = {}
+
+    def of(key: tuple[str, int], n: int) -> Bootstrap:
+        if (key, n) not in made:
+            made[key, n] = bootstrap(predictions[key][:n])
+        return made[key, n]
+
     out = []
-    for (name, length), a in predictions.items():
-        for base in BASES:
-            b = predictions.get((base, length))
-            if b is None or base == name:
+    for a in predictions:
+        for b in predictions:
+            if b[0] not in BASES or a[0] == b[0] or a[1] != b[1]:
                 continue
-            n = min(len(a), len(b))
-            i = paired_bootstrap(a[:n], b[:n])
+            n = min(len(predictions[a]), len(predictions[b]))
+            i = of(a, n).minus(of(b, n))
             out.append(
-                {"a": name, "b": base, "length": length, "seeds": n, "users": i.users}
+                {"a": a[0], "b": b[0], "length": a[1], "seeds": n, "users": i.users}
                 | {k: round(getattr(i, k), 5) for k in ("delta", "low", "high")}
             )
     return sorted(out, key=lambda d: (d["length"], d["a"], d["b"]))

@@ -122,6 +122,77 @@ class _Resampled:
         return float((pos * (np.cumsum(neg) - 0.5 * neg)).sum() / total) if total else float("nan")
 
 
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """AUC of a model, mean over its seeds, on the test set and under resampled users.
+
+    Attributes:
+        value: on the users as they are. draws: (n,) under n resamplings.
+        users: how many there are. same: what two bootstraps must share to be paired.
+    """
+
+    value: float
+    draws: NDArray[np.float64]
+    users: int
+    same: tuple[Any, ...]
+
+    def minus(self, other: Bootstrap) -> Interval:
+        """Difference to another model on the same draws of the same users.
+
+        Raises:
+            ValueError: the two were not measured on the same requests, labels and draws.
+        """
+        if self.same != other.same:
+            raise ValueError("paired_bootstrap compares predictions on the same requests only")
+        low, high = np.nanpercentile(self.draws - other.draws, [2.5, 97.5])
+        return Interval(self.value - other.value, float(low), float(high), self.users)
+
+
+def bootstrap(
+    runs: Predictions | Sequence[Predictions],
+    task: int = 0,
+    *,
+    expected: bool | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Bootstrap:
+    """AUC under n resamplings of the users, each drawn with all impressions.
+
+    Args:
+        runs: predictions of one model, one or several seeds on the same requests.
+        task: which label. expected: against exact probabilities; by default where there are any.
+        n: draws. seed: of the draws; models are paired when it agrees.
+
+    Raises:
+        ValueError: the seeds were not measured on the same requests, or there is no truth.
+    """
+    several = [runs] if isinstance(runs, Predictions) else list(runs)
+    first = several[0]
+    if any(not np.array_equal(p.index, first.index) for p in several):
+        raise ValueError("paired_bootstrap compares predictions on the same requests only")
+    if expected is None:
+        expected = first.truth is not None
+    if expected and first.truth is None:
+        raise ValueError("these requests have no exact probabilities; use expected=False")
+    target = (first.truth if expected else first.label)[..., task].ravel()  # type: ignore[index]
+    names, user = np.unique(first.user, return_inverse=True)
+    user = np.repeat(user, first.score.shape[1])
+    sorted_runs = [
+        _Resampled(p.score[..., task].ravel(), target, 1 - target, user) for p in several
+    ]
+
+    def value(weight: NDArray) -> float:
+        return float(np.mean([r.value(weight) for r in sorted_runs]))
+
+    rng, users = np.random.default_rng(seed), len(names)
+    draws = [
+        value(np.bincount(rng.integers(0, users, users), minlength=users).astype(float))
+        for _ in range(n)
+    ]
+    same = (task, expected, n, seed, users, first.label.shape, first.index.tobytes())
+    return Bootstrap(value(np.ones(users)), np.array(draws), users, same)
+
+
 def paired_bootstrap(
     a: Predictions | Sequence[Predictions],
     b: Predictions | Sequence[Predictions],
@@ -144,34 +215,8 @@ def paired_bootstrap(
     Raises:
         ValueError: the two sides were not measured on the same requests.
     """
-    sides = [[p] if isinstance(p, Predictions) else list(p) for p in (a, b)]
-    first = sides[0][0]
-    for p in sides[0] + sides[1]:
-        if not np.array_equal(p.index, first.index) or p.label.shape != first.label.shape:
-            raise ValueError("paired_bootstrap compares predictions on the same requests only")
-    if expected is None:
-        expected = first.truth is not None
-    if expected and first.truth is None:
-        raise ValueError("these requests have no exact probabilities; use expected=False")
-    target = (first.truth if expected else first.label)[..., task].ravel()  # type: ignore[index]
-    names, user = np.unique(first.user, return_inverse=True)
-    user = np.repeat(user, first.score.shape[1])
-    runs = [
-        [_Resampled(p.score[..., task].ravel(), target, 1 - target, user) for p in side]
-        for side in sides
-    ]
-
-    def difference(weight: NDArray) -> float:
-        left, right = (float(np.mean([r.value(weight) for r in side])) for side in runs)
-        return left - right
-
-    rng, users = np.random.default_rng(seed), len(names)
-    draws = [
-        difference(np.bincount(rng.integers(0, users, users), minlength=users).astype(float))
-        for _ in range(n)
-    ]
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Interval(difference(np.ones(users)), float(low), float(high), users)
+    left, right = (bootstrap(x, task, expected=expected, n=n, seed=seed) for x in (a, b))
+    return left.minus(right)
 
 
 def mean_over(

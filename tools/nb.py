@@ -82,6 +82,7 @@ def execute(notebook: Any, timeout: int) -> float:
         timeout=timeout,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         store_widget_state=True,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
     ).execute()

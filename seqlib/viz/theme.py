@@ -288,7 +288,7 @@ def significant(values, digits: int = 4) -> Any:
 
 # --- showing ----------------------------------------------------------------------------------
 
-PNG_DPI, CSS_DPI = 144, 96
+PNG_DPI, CSS_DPI = 112, 96
 
 
 def png(fig: Figure, dpi: int = PNG_DPI) -> bytes:
