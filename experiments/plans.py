@@ -91,7 +91,7 @@ PLANS = {
     "half-life-course": lambda: half_life("course"),
     "unit-course": lambda: unit("course"),
     "length-course": lambda: lengths(
-        "course", 10_000, ("mean_pooling", "recency_pooling", "topic_histogram"), (1_000, 3_000)
+        "course", 10_000, ("mean_pooling", "recency_pooling", "topic_histogram"), (1_000, 10_000)
     ),
     "length-complete-journey": lambda: lengths(
         "complete-journey", 1_000, ("mean_pooling", "topic_histogram")
