@@ -6,9 +6,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A folder of wheels that pip is told of is shown to uv too.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export JUPYTER_PLATFORM_DIRS := 1
+# Waiting threads sleep: spinning ones slow everything down when cores are shared.
+export OMP_WAIT_POLICY := PASSIVE
 UV := uv==0.13.9
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 \
-	--timeout 900 -p no:cacheprovider -n 2 --dist loadscope
+	--timeout 900 -p no:cacheprovider -n 0
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

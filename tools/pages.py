@@ -39,8 +39,13 @@ def solutions() -> str:
 
 
 def data() -> str:
-    """data/README.md as a page, with links made relative to the book."""
-    return (ROOT / "data" / "README.md").read_text()
+    """data/README.md as a page; its links to files beside it become downloads."""
+    text = (ROOT / "data" / "README.md").read_text()
+    return re.sub(
+        r"\[([^\]]+)\]\((?!\w+:|#)([^)]+)\)",
+        lambda m: f"{{download}}`{m[1].strip('`')} <../data/{m[2]}>`",
+        text,
+    )
 
 
 def status() -> str:

@@ -16,6 +16,12 @@ from conftest import ROOT, SHOTS
 
 CHAPTERS = sorted(p.name for p in (ROOT / "chapters").glob("*.ipynb"))
 IDLE = "Python 3 (ipykernel) | Idle"
+# The notebook as JupyterLab holds it: cells that were never scrolled to are not in the document.
+CELLS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
+    .filter(c => c.type === "code" && c.sharedModel.getSource().trim())
+    .map(c => ({number: c.executionCount,
+                failed: c.outputs.toJSON().filter(o => o.output_type === "error" || o.name === "stderr")}))"""
+DONE = f"() => {{ const all = ({CELLS})(); return all.every(c => c.number) || all.some(c => c.failed.length); }}"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,8 @@ def lab(tmp_path_factory):
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-             f"--port={port}", "--IdentityProvider.token=", "--LabApp.news_url=None"],
+             f"--port={port}", "--IdentityProvider.token=", "--LabApp.news_url=None",
+             "--LabApp.expose_app_in_browser=True"],
             cwd=work, stdout=out, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -63,17 +70,17 @@ def test_run_all(browser, lab, name):
     page.goto(f"{lab}/lab/tree/chapters/{name}?reset")
     status = page.locator(".jp-StatusBar-Widget", has_text=IDLE)
     status.wait_for()
+    # stored numbers go first, so that those found later come from this run
+    page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    assert not any(c["number"] for c in page.evaluate(CELLS))
     page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").first.click()
     page.locator(".lm-Menu-itemLabel", has_text="Restart Kernel and Run All Cells").first.click()
     page.locator("button.jp-mod-accept").first.click()
-    page.wait_for_timeout(3000)
-    page.locator(".jp-StatusBar-Widget", has_text="Python 3 (ipykernel) | Busy").wait_for()
+    page.wait_for_function(DONE, polling=500)
     status.wait_for()
-    page.wait_for_timeout(1000)
-    errors = page.locator(
-        "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
-    )
-    assert errors.count() == 0, errors.first.inner_text()
+    cells = page.evaluate(CELLS)
+    assert not [c for c in cells if c["failed"]]
+    assert [c["number"] for c in cells] == list(range(1, len(cells) + 1))
     page.keyboard.press("Escape")
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SHOTS / f"lab-{name[:2]}.png"))
