@@ -21,14 +21,18 @@ CELLS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
     .filter(c => c.type === "code" && c.sharedModel.getSource().trim())
     .map(c => ({number: c.executionCount,
                 failed: c.outputs.toJSON().filter(o => o.output_type === "error" || o.name === "stderr")}))"""
-DONE = f"() => {{ const all = ({CELLS})(); return all.every(c => c.number) || all.some(c => c.failed.length); }}"
+DONE = f"""() => {{
+    const all = ({CELLS})();
+    return all.every(c => c.number) || all.some(c => c.failed.length);
+}}"""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """JupyterLab on a copy of the chapters, with its own settings: nothing touches the tree."""
     work, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
-    shutil.copytree(ROOT / "chapters", work / "chapters")
+    for folder in ("chapters", "data"):  # what a chapter reads, as in a clone
+        shutil.copytree(ROOT / folder, work / folder, ignore=shutil.ignore_patterns("cache"))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
