@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
+import multiprocessing
 import time
 import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -476,8 +477,8 @@ def test_long_histories_are_gathered_at_the_speed_of_memory():
     assert fastest(lambda: loader.batch(np.arange(32))) < copy + 0.010
 
 
-@pytest.mark.slow
-def test_ten_million_events_are_indexed_in_30_seconds_and_3_times_their_size():
+def index_ten_million() -> dict:
+    """What indexing 10^7 events takes, in a process of its own (the peak is a process's)."""
     n, n_users = 10**7, 2000
     rng = np.random.default_rng(0)
     user = rng.integers(0, n_users, n, dtype=np.int32)
@@ -493,15 +494,27 @@ def test_ten_million_events_are_indexed_in_30_seconds_and_3_times_their_size():
     loader = BatchLoader(log, requests, length=100, batch_size=64)
     batch = loader.batch(rows[:64])
     seconds = time.perf_counter() - started
-    peak = tracemalloc.get_traced_memory()[1] + given_bytes
+    arrays = tracemalloc.get_traced_memory()[1] + given_bytes
     tracemalloc.stop()
+    status = Path("/proc/self/status")
+    whole = None
+    if status.exists():  # the whole process, interpreter and torch included
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        whole = int(line.split()[1]) * 1024
     batch.validate()
-    assert seconds < 30
-    assert peak < 3 * log.nbytes
-    if sys.platform == "linux":  # the whole process, interpreter and torch included
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 3 * log.nbytes + 1e9
     some = rng.integers(0, len(rows), 200)
     for r, end in zip(some, history_end(log, requests)[some], strict=True):
         own = log.time[log.of(int(requests.user[r]))]
         before = int((own < requests.time[r]).sum())
         assert end == log.of(int(requests.user[r])).start + before
+    return {"seconds": seconds, "arrays": arrays, "whole": whole, "log": log.nbytes}
+
+
+@pytest.mark.slow
+def test_ten_million_events_are_indexed_in_30_seconds_and_3_times_their_size():
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        took = alone.submit(index_ten_million).result()
+    assert took["seconds"] < 30
+    assert took["arrays"] < 3 * took["log"]
+    if took["whole"] is not None:
+        assert took["whole"] < 3 * took["log"] + 1e9
