@@ -151,7 +151,7 @@ def ladder_plotly(
     gap = 0.09 * (max(every) - min(every))
     fig.update_layout(title=title, height=440, hovermode="x unified", legend={"y": 0.97})
     fig.update_xaxes(type="log", title="history length L, events", dtick=1, tickformat=",d")
-    fig.update_yaxes(title=metric, tickformat=".2f")
+    fig.update_yaxes(title=metric, tickformat=".3~f")
     fig.update_yaxes(range=rounded([min(every) - gap, max(every) + gap]))
     return fig
 
