@@ -20,12 +20,14 @@ help:            ## list the commands
 	@grep -E '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## create .venv and install the locked packages
-$(STAMP): requirements.lock pyproject.toml tools/doctor.py
+$(STAMP): requirements.lock pyproject.toml tools/doctor.py tools/lab-settings.json
 	@$(PYTHON) tools/doctor.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(UV)
 	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	cp tools/lab-settings.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	@touch $@
 
 lab: setup       ## open JupyterLab at chapter 00 (prints the URL where there is no browser)

@@ -95,7 +95,10 @@ def normalise(notebook: Any, name: str) -> str:
     kept["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     notebook["metadata"] = nbformat.from_dict(kept)
     for cell in notebook.cells:
-        cell["metadata"] = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT})
+        kept = {k: v for k, v in cell.metadata.items() if k in KEPT}
+        if "hide-input" in kept.get("tags", ()):  # the site reads the tag, JupyterLab this
+            kept["jupyter"] = {"source_hidden": True}
+        cell["metadata"] = nbformat.from_dict(kept)
     widgets = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     shown = nbformat.writes(nbformat.from_dict({**notebook, "metadata": {}}))
     order, todo = [], re.findall(r'"model_id": "([0-9a-f]{32})"', shown)

@@ -99,3 +99,25 @@ def test_dark_and_light_differ(page, site):
         page.goto(f"{site}/book/index.html", wait_until="networkidle")
         colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert colours[0] != colours[1]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_captions_are_dark_in_the_dark(page, site, chapter):
+    """The theme's light card under outputs would glare, with the text of the dark page on it."""
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{site}/chapters/{chapter}.html", wait_until="networkidle")
+    cards = page.locator(".cell_output .text_html, .cell_output .widget-subarea").evaluate_all(
+        "all => all.map(e => getComputedStyle(e).backgroundColor)"
+    )
+    assert cards
+    assert set(cards) == {"rgba(0, 0, 0, 0)"}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_code_fits_its_column(page, site, chapter):
+    """At a laptop's width no visible line of code or output is cut."""
+    page.goto(f"{site}/chapters/{chapter}.html", wait_until="networkidle")
+    cut = page.locator("div.highlight pre:visible").evaluate_all(
+        "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+    )
+    assert not cut
