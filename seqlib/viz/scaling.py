@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from .theme import (
-    CARD,
+    BEHIND,
     GREY,
     INK,
     SOFT,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Curve = Sequence[tuple[int, float, Sequence[float]]]
-BEHIND = {"facecolor": CARD, "edgecolor": "none", "pad": 1.0, "alpha": 0.85}  # of texts over lines
 DECADES = (1, 10, 100, 1_000, 10_000, 100_000)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 
-from .theme import BLUE, INK, RED, SOFT, canvas, looks, numbers, plain, themed
+from .theme import BEHIND, BLUE, INK, RED, SOFT, canvas, looks, numbers, plain, themed
 
 BOX_WIDTH, BOX_HEIGHT = 1.75, 0.78
 
@@ -107,7 +107,7 @@ def bars(
         if len(vectors) * len(v) <= 16:
             for x, y in zip(place, v, strict=True):
                 ax.annotate(f"{y:.2f}", (x, y), (0, 2 if y >= 0 else -2), fontsize=8, color=SOFT,
-                            textcoords="offset points", ha="center",
+                            textcoords="offset points", ha="center", bbox=BEHIND,
                             va="bottom" if y >= 0 else "top")  # fmt: skip
     if reference is not None:
         ax.axhline(reference, color=INK, lw=1.2, ls="--")

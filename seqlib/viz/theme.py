@@ -31,6 +31,7 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#c07c00", "#00875f", "#d04f00"
 SKY, PURPLE, OLIVE, BROWN, GREY = "#2f93d0", "#9445dd", "#7d7a00", "#96633a", "#767b82"
 
 BLACK, RED = INK, VERMILION
+BEHIND = {"facecolor": CARD, "edgecolor": "none", "pad": 1.0, "alpha": 0.85}  # of texts over lines
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OLIVE, BROWN, GREY)
 SEQUENTIAL = LinearSegmentedColormap.from_list("seq", [CARD, "#9cc7e0", BLUE, "#06334f"])
