@@ -281,7 +281,7 @@ def test_an_action_without_a_name_is_an_error():
 
 @pytest.mark.parametrize(
     ("days", "text"),
-    [(1e-5, "under 1 min"), (0.01, "14 min"), (0.5, "12 h"), (9, "9 d"), (243, "8 months")],
+    [(1e-5, "just now"), (0.01, "14 min"), (0.5, "12 h"), (9, "9 d"), (243, "8 months")],
 )
 def test_ages_as_words(days, text):
     assert attention.age_text(days) == text

@@ -44,9 +44,9 @@ def action_text(action: int, names: Sequence[str] = ("click", "like", "share", "
 
 
 def age_text(days: float) -> str:
-    """An age as a reader would say it: "14 min", "5 h", "9 d", "8 months"."""
+    """An age as a reader would say it: "just now", "14 min", "5 h", "9 d", "8 months"."""
     if days < 1 / 1440:
-        return "under 1 min"
+        return "just now"
     if days < 1 / 24:
         return f"{days * 1440:.0f} min"
     if days < 1:

@@ -21,6 +21,13 @@ CELLS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
     .filter(c => c.type === "code" && c.sharedModel.getSource().trim())
     .map(c => ({number: c.executionCount,
                 failed: c.outputs.toJSON().filter(o => o.output_type === "error" || o.name === "stderr")}))"""
+# Scrolls to the first cell whose source holds a word.
+SHOW = """word => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    const at = [...notebook.model.cells].findIndex(c => c.sharedModel.getSource().includes(word));
+    notebook.activeCellIndex = at;
+    return notebook.scrollToItem(at, "start");
+}"""
 DONE = f"""() => {{
     const all = ({CELLS})();
     return all.every(c => c.number) || all.some(c => c.failed.length);
@@ -88,5 +95,12 @@ def test_run_all(browser, lab, name):
     page.keyboard.press("Escape")
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SHOTS / f"lab-{name[:2]}.png"))
+    page.evaluate(SHOW, "Explorer")
+    page.locator(".seq-explorer").first.wait_for()
+    page.evaluate(SHOW, "Quiz.read")
+    page.locator(".seq-quiz button.choice").first.wait_for()
+    assert page.locator(".seq-quiz .why:visible").count() == 0  # no answer before the question
+    page.locator(".seq-quiz button.choice").first.click()
+    assert page.locator(".seq-quiz .why:visible").count() == 1
     context.close()
     assert not elsewhere

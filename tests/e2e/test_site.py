@@ -73,6 +73,7 @@ def test_quiz_answers_back_at_every_choice(page, site, chapter):
     quiz = page.locator(".seq-quiz")
     quiz.wait_for()
     choices = quiz.locator("button.choice")
+    assert quiz.locator(".why:visible").count() == 0
     for i in range(choices.count()):
         choices.nth(i).click()
     assert quiz.locator(".why:visible").count() == choices.count() >= 15
