@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 import seqlib
 from seqlib import cost, trace
+from seqlib.data.log import BatchLoader, EventLog, Requests
 from seqlib.data.schema import Items
 from seqlib.models.registry import load, save
 
@@ -30,6 +32,32 @@ def model(request):
 
 def change(batch, **fields):
     return dataclasses.replace(batch, **fields)
+
+
+def test_no_future(model):
+    """Events at and after the moment of a request, added to the log, change none of its scores."""
+    now, past = 500.0 * tiny.DAY, [(u, 2 + (7 * j + u) % 30, j) for u in (0, 1) for j in range(9)]
+
+    def scores(later):
+        events = [(u, i, now - 3600.0 * (9 - j), j % 16) for u, i, j in past]
+        user, item, when, action = map(np.array, zip(*events, *later, strict=True))
+        log = EventLog.build(user, item, when, action, n_users=3)
+        requests = Requests(
+            user=np.array([0, 1, 2], np.int32),  # user 2 has no past
+            time=np.full(3, now),
+            surface=np.zeros(3, np.uint8),
+            position=np.zeros(3, np.int32),
+            items=np.array([[2, 9, 16]] * 3, np.int32),
+            labels=np.zeros((3, 3, 3), np.uint8),
+        )
+        (batch,) = BatchLoader(log, requests, length=12, batch_size=3)
+        return model(batch)
+
+    later = [(u, 20 + u, now + after, 1) for u in (0, 1, 2) for after in (0.0, 1e-3, tiny.DAY)]
+    assert torch.equal(scores(later), scores([]))
+    earlier = [(u, 20 + u, now - 1.0, 1) for u in (0, 1, 2)]  # one that does count
+    differs = not torch.allclose(scores(earlier), scores([]), **CLOSE)
+    assert differs == (model.recipe["name"] != "item_only")
 
 
 @pytest.mark.parametrize("n", [1, 10, 100])
