@@ -16,10 +16,12 @@ from seqlib.data.world import (
     CANDIDATE_SOURCES,
     PRESETS,
     WorldConfig,
+    _moves,
     bayes_filter,
     generator_matrix,
     make_world,
     offsets_by_length,
+    p_frozen,
     p_search,
     p_window,
     stationary,
@@ -37,6 +39,17 @@ def course():
 @pytest.fixture(scope="module")
 def small():
     return make_world("course", seed=3, n_users=60)
+
+
+@pytest.fixture(scope="module")
+def drift():
+    return make_world("drift", seed=0, n_users=160)
+
+
+@pytest.fixture(scope="module", params=["small", "drift"])
+def either(request):
+    """A world that stands still, and one that moves."""
+    return request.getfixturevalue(request.param)
 
 
 def e_auc(score, truth, task=0):
@@ -62,9 +75,9 @@ def test_01_determinism(small):
 
 
 # 2
-def test_02_filter_equals_the_sum_over_all_state_paths(small):
+def test_02_filter_equals_the_sum_over_all_state_paths(either):
     """p_bayes of a short life against brute force over 4^n paths."""
-    w, c, checked = small, small.config, 0
+    w, c, checked = either, either.config, 0
     base, like, share, hide = (np.array(v) for v in (c.base, c.like, c.share, c.hide))
     watch, sd = np.array(c.watch), np.array(c.watch_sd)
     for row in range(0, len(w.train), 7):
@@ -117,37 +130,42 @@ def test_02_transition_table(preset):
     np.testing.assert_allclose(pi, want, atol=5e-4)
 
 
-def test_02_plain_filter_equals_the_compiled_one(small):
+def test_02_plain_filter_equals_the_compiled_one(either):
     for row, cand in itertools.product(range(0, 200, 11), (0, 7)):
-        h = topic_history(small, small.train, row, cand)
+        h = topic_history(either, either.train, row, cand)
         names = ("ticks", "x", "click", "log_watch", "like", "share", "hide", "end_tick", "x_end")
-        belief, p = bayes_filter(small, *(h[k] for k in names))
+        belief, p = bayes_filter(either, *(h[k] for k in names))
         np.testing.assert_allclose(p, h["p"], rtol=0, atol=1e-12)
         assert belief.sum() == pytest.approx(1, abs=1e-12)
 
 
 # 3
-def test_03_the_whole_window_and_the_whole_search_are_the_ceiling(small):
-    r = small.test
-    np.testing.assert_allclose(p_window(small, r, 10**6), r.truth, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(p_search(small, r, 10**6), r.truth, rtol=0, atol=1e-9)
+def test_03_the_whole_window_and_the_whole_search_are_the_ceiling(either):
+    r = either.test
+    np.testing.assert_allclose(p_window(either, r, 10**6), r.truth, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(p_search(either, r, 10**6), r.truth, rtol=0, atol=1e-9)
     fresh = (r.extra["last"] < 0) & (r.extra["T"] == 0) & (r.extra["Phi"] == 0)
     assert fresh.sum() > 10
     np.testing.assert_allclose(r.truth[fresh], r.extra["p_none"][fresh], rtol=0, atol=1e-12)
 
 
 # 4
+@pytest.mark.parametrize("name", ["course", "drift"])
 @pytest.mark.parametrize("task", [0, 1, 2])
-def test_04_calibration_by_decile_and_by_source(course, task):
-    p = np.concatenate(
-        [course.train.truth[..., task].ravel(), course.test.truth[..., task].ravel()]
-    )
-    y = np.concatenate(
-        [course.train.labels[..., task].ravel(), course.test.labels[..., task].ravel()]
-    )
-    source = np.concatenate([r.extra["source"].ravel() for r in (course.train, course.test)])
+def test_04_calibration_by_decile_and_by_source(name, task, request):
+    """In the moving world by date and by the item's age as well."""
+    w = request.getfixturevalue(name)
+    both = (w.train, w.test)
+    p = np.concatenate([r.truth[..., task].ravel() for r in both])
+    y = np.concatenate([r.labels[..., task].ravel() for r in both])
+    source = np.concatenate([r.extra["source"].ravel() for r in both])
     groups = list(np.array_split(np.argsort(p), 10))
     groups += [np.flatnonzero(source == s) for s in range(len(CANDIDATE_SOURCES))]
+    if name == "drift":
+        day = np.concatenate([np.repeat(r.time / SECONDS_PER_DAY, w.config.C) for r in both])
+        item = np.concatenate([r.items.ravel() for r in both]) - FIRST_ID
+        age = day - w.catalogue.drift.release[item]
+        groups += [*np.array_split(np.argsort(day), 10), *np.array_split(np.argsort(age), 10)]
     for rows in groups:
         mean = p[rows].mean()
         sigma = np.sqrt(mean * (1 - mean) / len(rows) * 2)
@@ -177,6 +195,15 @@ def test_05_nothing_beats_the_ceiling_on_drawn_labels(course):
 
 
 # 6
+def test_06_the_ladder_rises_in_the_moving_world(drift):
+    """History matters there too: its worth is several times what the movement costs."""
+    r = drift.test
+    values = [e_auc(r.extra["p_none"], r.truth)]
+    values += [e_auc(p_window(drift, r, n), r.truth) for n in (20, 100, 1000)]
+    values += [e_auc(r.truth, r.truth)]
+    assert np.diff(values) == pytest.approx([0.060, 0.033, 0.055, 0.013], rel=0.35)
+
+
 def test_06_the_ladder_rises(course):
     truth = course.test.truth
     steps = {n: e_auc(p_window(course, course.test, n), truth) for n in
@@ -263,14 +290,14 @@ def test_11_what_is_shown_does_not_depend_on_later_hidden_states():
 
 
 # 12
-def test_12_no_future(small):
-    for r in (small.train, small.test):
-        end = history_end(small.log, r)
-        np.testing.assert_array_equal(end - small.log.offsets[r.user], r.extra["index_in_life"])
-        assert (small.log.time[end - 1] < r.time).all()
-    assert small.train.time.max() < small.test.time.min()
+def test_12_no_future(either):
+    for r in (either.train, either.test):
+        end = history_end(either.log, r)
+        np.testing.assert_array_equal(end - either.log.offsets[r.user], r.extra["index_in_life"])
+        assert (either.log.time[end - 1] < r.time).all()
+    assert either.train.time.max() < either.test.time.min()
     for user in range(60):
-        assert (np.diff(small.log.time[small.log.of(user)]) > 0).all()
+        assert (np.diff(either.log.time[either.log.of(user)]) > 0).all()
 
 
 # 13
@@ -321,6 +348,133 @@ def test_14_speed(course):
     assert time.process_time() - started < 10
 
 
+# --- what moves ---------------------------------------------------------------------------------------
+
+
+def same_requests(a, b):
+    for r, s in ((a.train, b.train), (a.test, b.test)):
+        for name in ("user", "time", "surface", "position", "items", "labels", "truth"):
+            assert getattr(r, name).tobytes() == getattr(s, name).tobytes(), name
+        for name in r.extra:
+            assert r.extra[name].tobytes() == s.extra[name].tobytes(), name
+
+
+def test_drift_is_deterministic_and_a_life_does_not_depend_on_the_other_users(drift):
+    few = make_world("drift", seed=0, n_users=12)
+    n = len(few.log)
+    assert drift.log.item[:n].tobytes() == few.log.item.tobytes()
+    assert drift.log.time[:n].tobytes() == few.log.time.tobytes()
+    rows = drift.test.user < 12
+    assert drift.test.truth[rows].tobytes() == few.test.truth.tobytes()
+
+
+def test_a_world_that_moves_by_nothing_is_the_course_byte_for_byte(small):
+    still = make_world("drift", seed=3, n_users=60, appeal_swing=0.0, novelty=0.0, item_days=0.0,
+                       train_from=400.0, test_from=690.0, R_test=6)  # fmt: skip
+    same(still, small)
+    same_requests(still, small)
+    assert not still.spec.notes
+    assert not small.spec.notes
+
+
+def test_more_candidates_leave_the_moving_log_unchanged():
+    a, b = (make_world("drift", seed=1, n_users=12, C=c) for c in (16, 64))
+    same(a, b)
+    assert b.train.items.shape[1] == 64
+    np.testing.assert_array_equal(a.train.time, b.train.time)
+
+
+def test_only_items_of_the_catalogue_of_that_day_are_shown_or_offered(drift):
+    d = drift.catalogue.drift
+    shown = [(drift.log.item - FIRST_ID, drift.truth["day"])]
+    for r in (drift.train, drift.test):
+        shown.append((r.items - FIRST_ID, (r.time / SECONDS_PER_DAY)[:, None]))
+    for item, day in shown:
+        assert ((d.release[item] - 1e-9 <= day) & (day < d.withdrawal[item] + 1e-9)).all()
+
+
+def test_every_topic_has_an_item_at_any_time_and_the_catalogue_is_in_balance(drift):
+    alive = drift.alive_at(np.linspace(0, 731, 400))
+    topics = np.eye(drift.config.n_topics, dtype=np.int64)[drift.catalogue.item_topic]
+    per_topic = alive.astype(np.int64) @ topics
+    assert per_topic.min() >= 1
+    size = alive.sum(1)
+    assert size.min() > 0.85 * size.mean()
+    assert size.max() < 1.15 * size.mean()
+    # A month replaces a seventh of what is shown: exp(−28 / 180) = 0.856 stays.
+    before, after = drift.alive_at(560), drift.alive_at(588)
+    assert (before & after).sum() / before.sum() == pytest.approx(0.856, abs=0.03)
+
+
+@pytest.mark.parametrize("day", [0.0, 400.0, 730.5])
+def test_items_of_the_day_are_drawn_by_popularity(drift, day):
+    topic = int(np.bincount(drift.catalogue.item_topic).argmax())
+    rng, moves, n = np.random.default_rng(0), _moves(drift.config, drift.catalogue), 20_000
+    got = [sim.pick_item_at(rng, topic, day, drift.model, moves) for _ in range(n)]
+    right = drift.alive_at(day) & (drift.catalogue.item_topic == topic)
+    want = np.where(right, drift.catalogue.item_weight, 0)
+    share = np.bincount(got, minlength=len(want)) / n
+    np.testing.assert_allclose(share, want / want.sum(), rtol=0, atol=0.02)
+    assert not share[~right].any()
+
+
+def test_offsets_are_made_of_the_functions_a_chapter_can_plot(drift):
+    """x0 = quality of the day + appeal of the day + surface + hour + position in the session."""
+    c, cat, r = drift.config, drift.catalogue, drift.test
+    for row in range(0, len(r), 97):
+        day = drift.truth["day"][drift.log.offsets[r.user[row]] + r.extra["index_in_life"][row]]
+        item = r.items[row] - FIRST_ID
+        topic = cat.item_topic[item]
+        want = drift.quality_at(day)[item] + drift.appeal_at(day)[topic] + c.surf[r.surface[row]]
+        want += cat.hour[cat.category[topic], int(day % 1 * 24)]
+        want += c.pos_slope * min(r.position[row], 30) / 30
+        np.testing.assert_allclose(r.extra["x0"][row], want, rtol=0, atol=1e-12)
+
+
+def test_appeal_and_quality_move_and_the_observed_quality_stays(drift, small):
+    c = drift.config
+    days = np.linspace(0, 730, 400)
+    swing = drift.appeal_at(days) - drift.catalogue.appeal
+    assert np.abs(swing).max() == pytest.approx(c.appeal_swing, rel=1e-3)
+    assert drift.appeal_at(3.0).shape == (c.n_topics,)
+    assert drift.quality_at(days[:3]).shape == (3, c.n_items)
+    extra = drift.quality_at(days[::40]) - drift.catalogue.quality
+    assert extra.min() >= 0
+    assert extra.max() <= c.novelty + 1e-12  # a sum and a difference round
+    assert (np.diff(extra, axis=0) <= 1e-12).all()
+    observed = drift.spec.items.dense[FIRST_ID:, 0].numpy()
+    np.testing.assert_array_equal(observed, drift.catalogue.quality.astype(np.float32))
+    assert set(drift.spec.notes) == {"appeal", "quality", "catalogue"}
+    np.testing.assert_array_equal(small.appeal_at(500.0), small.catalogue.appeal)
+    np.testing.assert_array_equal(small.quality_at(500.0), small.catalogue.quality)
+    assert small.alive_at(500.0).all()
+
+
+def test_a_filter_that_stops_following_the_world_grows_old(drift, small):
+    np.testing.assert_allclose(p_frozen(small, small.test, 100), small.test.truth, atol=1e-9)
+    some = drift.train[np.arange(0, len(drift.train), 9)]
+    np.testing.assert_allclose(p_frozen(drift, some, 560), some.truth, rtol=0, atol=1e-9)
+    r, loss = drift.test, {}
+    for name, since in (("followed", None), ("four weeks", 532), ("all", 300)):
+        p = p_frozen(drift, r, 560, since)
+        loss[name] = [
+            e_auc(q.truth, q.truth) - e_auc(p[rows], q.truth)
+            for begin in range(560, 672, 28)
+            for rows in [(r.time // SECONDS_PER_DAY - begin) // 28 == 0]
+            for q in [r[rows]]
+        ]
+        assert log_loss(r.truth[..., 0], r.labels[..., 0]) < log_loss(p[..., 0], r.labels[..., 0])
+    assert 0.001 < loss["followed"][0] < 0.5 * loss["followed"][1] < 0.5 * loss["followed"][2]
+    assert loss["followed"][2] > 0.03
+    # Four weeks of training start fresh and grow old; 260 days start behind and hardly age.
+    assert loss["followed"][0] < loss["four weeks"][0] < 0.5 * loss["four weeks"][2]
+    assert loss["all"][0] > loss["four weeks"][0]
+    assert loss["all"][2] < loss["four weeks"][2] - 0.005
+    np.testing.assert_allclose(p_frozen(small, small.test, 100, 30), small.test.truth, atol=1e-9)
+    with pytest.raises(ValueError, match="since is 600; it must lie before day 560"):
+        p_frozen(drift, r, 560, 600)
+
+
 # --- lessons' helpers and bad input ------------------------------------------------------------------
 
 
@@ -343,7 +497,10 @@ def test_items_and_requests_use_reserved_ids(small):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "coarse"}, "unknown preset 'coarse'; there are course, control, realistic"),
+        (
+            {"preset": "coarse"},
+            "unknown preset 'coarse'; there are course, control, realistic, drift",
+        ),
         ({"speed": 3}, r"WorldConfig has no \['speed'\]"),
         ({"n_users": 0}, "n_users is 0; it must be at least 1"),
         ({"n_topics": 100}, r"n_topics is 100; it must be a multiple of n_cats \(24\)"),
@@ -352,6 +509,9 @@ def test_items_and_requests_use_reserved_ids(small):
         ({"len_min": 0}, "len_min 0 must be positive"),
         ({"surf_p": (0.5, 0.1, 0.1, 0.1)}, "shares must sum to 1"),
         ({"pol": (0.9, 0.2, 0.0, 0.0)}, "must not pass 1"),
+        ({"appeal_period": (90.0, 30.0)}, r"appeal_period is \(90.0, 30.0\)"),
+        ({"item_days": -1.0}, "item_days -1.0 must not be negative"),
+        ({"novelty": 0.5}, "novelty is 0.5, but with item_days 0 no item is ever new"),
     ],
 )
 def test_errors_name_what_is_wrong(arguments, message):

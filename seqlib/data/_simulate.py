@@ -53,6 +53,21 @@ class Model(NamedTuple):
     tau: float
 
 
+class Moves(NamedTuple):
+    """What depends on the date. Apart from ``Model``, whose every array costs each call time."""
+
+    offset: bool  # appeal or quality are functions of time
+    catalogue: bool  # items come and go
+    swing: float  # logits of the topics' appeal
+    rate: NDArray  # (K,) radians per day
+    phase: NDArray  # (K,)
+    novelty: float  # logits of a new item's quality
+    novelty_days: float
+    release: NDArray  # (N,) day from which the item is shown
+    withdrawal: NDArray  # (N,) day from which it no longer is
+    weight: NDArray  # (N,) popularity of items
+
+
 class Life(NamedTuple):
     """One user's events in order of time, arrays of length n."""
 
@@ -200,14 +215,34 @@ def pick_item(rng, k, m):
 
 
 @njit(cache=True)
-def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, life, at, slate):
+def pick_item_at(rng, k, t, m, moves):
+    """The same among the items in the catalogue at day t; every topic has one."""
+    total, chosen = 0.0, -1
+    items = m.topic_items[m.topic_start[k] : m.topic_start[k + 1]]
+    for item in items:
+        if moves.release[item] <= t < moves.withdrawal[item]:
+            total += moves.weight[item]
+    left = rng.random() * total
+    for item in items:
+        if moves.release[item] <= t < moves.withdrawal[item]:
+            chosen = item
+            left -= moves.weight[item]
+            if left < 0.0:
+                break
+    return chosen
+
+
+@njit(cache=True)
+def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, moves, life, at,
+         slate):  # fmt: skip
     """Live one life, or live it again and answer requests on the way.
 
     Args:
         rng: dice of the log; not touched when ``life`` is already filled (``life.tick[0] >= 0``).
         rng_requests: dice of the requests.
         size, start: (S,) session sizes and planned starts in days.
-        path_*: hidden paths. m: the model. life: arrays to fill, or filled.
+        path_*: hidden paths. m: the model. moves: what depends on the date.
+        life: arrays to fill, or filled.
         at: (R,) event positions at which requests stand, ascending. slate: arrays to fill.
     """
     n_topics = len(m.appeal)
@@ -237,9 +272,9 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
             hour = int((t - np.floor(t)) * 24.0)
 
             if replay and r < len(at) and at[r] == n:
-                answer(rng_requests, r, n, tick, hour, j, life.surface[n], total, exploit, clicked,
-                       n_clicked, belief, seen, piece, path_tick, path_state, path_offset,
-                       m, life, slate)  # fmt: skip
+                answer(rng_requests, r, n, t, tick, hour, j, life.surface[n], total, exploit,
+                       clicked, n_clicked, belief, seen, piece, path_tick, path_state, path_offset,
+                       m, moves, life, slate)  # fmt: skip
                 r += 1
 
             if replay:
@@ -258,11 +293,16 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
                     k = follow_up(n, 8, life.topic, life.click, m)
                 if k < 0:
                     source, k = 4, draw(rng.random(), m.popular_cum)
-                item = pick_item(rng, k, m)
+                if moves.catalogue:
+                    item = pick_item_at(rng, k, t, m, moves)
+                else:
+                    item = pick_item(rng, k, m)
                 life.item[n], life.topic[n], life.surface[n] = item, k, surface
                 life.time[n], life.tick[n], life.position[n], life.source[n] = t, tick, j, source
 
             x = offset(item, k, hour, j, surface, m)
+            if moves.offset:
+                x += moved(item, k, t, moves)
             x += m.g_transition * transition_effect(
                 k, n, m.lags_transition, life.topic, life.click, m
             )
@@ -316,9 +356,16 @@ def follow_up(n, lags, topic, click, m):
 
 @njit(cache=True)
 def offset(item, k, hour, position, surface, m):
-    """Offset of the click logit without transition and fatigue."""
+    """Offset of the click logit without transition and fatigue, but for what moves."""
     x = m.quality[item] + m.appeal[k] + m.surf[surface] + m.hour[m.cat[k], hour]
     return x + m.pos_slope * min(position, 30) / 30.0
+
+
+@njit(cache=True)
+def moved(item, k, t, moves):
+    """What the offset has on top of that at day t: the topic's swing, a new item's novelty."""
+    x = moves.swing * np.sin(moves.rate[k] * t + moves.phase[k])
+    return x + moves.novelty * np.exp((moves.release[item] - t) / moves.novelty_days)
 
 
 @njit(cache=True)
@@ -330,8 +377,8 @@ def look_up(k, tick, piece, path_tick, path_state, path_offset):
 
 
 @njit(cache=True)
-def answer(rng, r, n, tick, hour, position, surface, total, exploit, clicked, n_clicked, belief,
-           seen, piece, path_tick, path_state, path_offset, m, life, slate):  # fmt: skip
+def answer(rng, r, n, t, tick, hour, position, surface, total, exploit, clicked, n_clicked, belief,
+           seen, piece, path_tick, path_state, path_offset, m, moves, life, slate):  # fmt: skip
     """Draw the candidates of one request, their labels and their reference probabilities."""
     n_topics, p, one = len(m.appeal), np.empty(3), np.zeros(N_STATES)
     for c in range(slate.item.shape[1]):
@@ -348,8 +395,13 @@ def answer(rng, r, n, tick, hour, position, surface, total, exploit, clicked, n_
             k = passed_over(rng, n, 20, life.topic, life.click)
         if k < 0:
             source, k = 3, rng.integers(0, n_topics)
-        item = pick_item(rng, k, m)
+        if moves.catalogue:
+            item = pick_item_at(rng, k, t, m, moves)
+        else:
+            item = pick_item(rng, k, m)
         x0 = offset(item, k, hour, position, surface, m)
+        if moves.offset:
+            x0 += moved(item, k, t, moves)
         t_n = transition_effect(k, n, m.lags_transition, life.topic, life.click, m)
         f_n = fatigue_effect(k, n, m.lags_fatigue, life.topic, life.click, m)
         x = x0 + m.g_transition * t_n - m.g_fatigue * f_n

@@ -7,6 +7,11 @@ on observed feedback only, never on a hidden state. Therefore the posterior give
 is a product over topics, and a four-state forward filter per topic computes it without
 approximation. Its click probability, ``Requests.truth``, is the ceiling for any model.
 
+In the preset ``drift`` the world moves: the appeal of topics swings, new items draw more clicks and
+settle, and items are released and withdrawn. All of it is a fixed function of topic, item and time,
+so it joins the known covariates and the filter stays exact; a trained model, which can't see the
+calendar's future, grows old (``p_frozen``).
+
 The hidden states and the filter's inner quantities live in ``World.truth`` and in
 ``Requests.extra``, which no batch contains.
 """
@@ -36,7 +41,7 @@ LOG_SOURCES = ("random", "ever clicked", "exploit", "follow-up", "popular")
 CANDIDATE_SOURCES = ("exploit", "ever clicked", "popular", "uniform", "follow-up", "passed over")
 CONTENT_DIM = 32
 MIN_HISTORY = 40  # events before a request
-_CATALOGUE, _LOG, _HIDDEN, _REQUESTS = range(4)  # streams of dice
+_CATALOGUE, _LOG, _HIDDEN, _REQUESTS, _DRIFT = range(5)  # streams of dice
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,12 @@ class WorldConfig:
     """All parameters of the world; rates are per day, ``sd_*`` are standard deviations in logits.
 
     Tuples over states follow ``STATES``; ``watch`` is (no click, click).
+
+    What moves, and by default doesn't: topic k's appeal is b_k + ``appeal_swing`` ·
+    sin(2π t / P_k + φ_k) at day t, with P_k log-uniform in ``appeal_period`` (days); item i's
+    quality is q_i + ``novelty`` · exp(−age / ``novelty_days``), where age is the number of days
+    since its release; items stay in the catalogue for ``item_days`` on average (0: all of them
+    always). See ``make_drift``.
     """
 
     n_users: int = 400
@@ -97,6 +108,11 @@ class WorldConfig:
     cw: float = 0.5
     tw: float = 0.6
     nw: float = 0.62
+    appeal_swing: float = 0.0
+    appeal_period: tuple[float, float] = (120.0, 480.0)
+    item_days: float = 0.0
+    novelty: float = 0.0
+    novelty_days: float = 30.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -135,6 +151,20 @@ class WorldConfig:
                 raise ValueError(f"{name} sums to {sum(getattr(self, name))}; shares must sum to 1")
         if sum(self.pol) > 1 + 1e-9:
             raise ValueError(f"pol sums to {sum(self.pol)}; the shares must not pass 1")
+        if not 0 < self.appeal_period[0] <= self.appeal_period[1]:
+            raise ValueError(
+                f"appeal_period is {self.appeal_period}; it must be (shortest, longest), in days"
+            )
+        if self.item_days < 0 or self.novelty_days <= 0:
+            raise ValueError(
+                f"item_days {self.item_days} must not be negative, novelty_days "
+                f"{self.novelty_days} must be positive"
+            )
+        if self.novelty and not self.item_days:
+            raise ValueError(
+                f"novelty is {self.novelty}, but with item_days 0 no item is ever new; set "
+                f"item_days"
+            )
 
 
 _CONTROL: dict[str, Any] = dict(
@@ -157,7 +187,23 @@ _REALISTIC: dict[str, Any] = dict(
     gF=0.4,
     pol=(0.03, 0.07, 0.55, 0.08),
 )
-PRESETS: Mapping[str, dict[str, Any]] = {"course": {}, "control": _CONTROL, "realistic": _REALISTIC}
+# Swings of months: what was learnt weeks ago misleads more each week. Their size (rms .57 logits) is
+# that of an item's quality (.49), far below what separates a fan from a neutral user (2.7).
+_DRIFTING: dict[str, Any] = dict(
+    appeal_swing=0.8,
+    item_days=180.0,
+    novelty=0.8,
+    novelty_days=30.0,
+    train_from=300.0,
+    test_from=560.0,
+    R_test=24,
+)
+PRESETS: Mapping[str, dict[str, Any]] = {
+    "course": {},
+    "control": _CONTROL,
+    "realistic": _REALISTIC,
+    "drift": _DRIFTING,
+}
 
 
 # --- the hidden chain -------------------------------------------------------------------------
@@ -241,6 +287,21 @@ def bayes_filter(
 
 
 @dataclass(frozen=True, eq=False)
+class Drift:
+    """How the catalogue moves, see ``make_drift``.
+
+    Attributes:
+        period: (K,) days of the swing of each topic's appeal. phase: (K,) radians at day 0.
+        release, withdrawal: (N,) days; item i is shown while release <= t < withdrawal.
+    """
+
+    period: NDArray[np.float64]
+    phase: NDArray[np.float64]
+    release: NDArray[np.float64]
+    withdrawal: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """Topics, authors and items; ids here count from 0 (tables and logs add ``FIRST_ID``)."""
 
@@ -256,6 +317,7 @@ class Catalogue:
     item_weight: NDArray[np.float64]
     duration: NDArray[np.float64]
     content: NDArray[np.float32]
+    drift: Drift
 
 
 def _covering(rng, n: int, share: NDArray, n_topics: int) -> NDArray[np.int64]:
@@ -312,7 +374,43 @@ def make_catalogue(config: WorldConfig, seed: int) -> Catalogue:
         item_weight=rng.pareto(1.1, c.n_items) + 0.05,
         duration=duration.clip(3, 600),
         content=content.astype(np.float32),
+        drift=make_drift(config, item_topic, seed),
     )
+
+
+def make_drift(config: WorldConfig, item_topic: NDArray[np.int64], seed: int) -> Drift:
+    """Draw periods, phases and the items' dates, from dice of their own.
+
+    Releases and withdrawals are in balance from day 0 on: items come at a constant rate and stay
+    for Exp(``item_days``), and those there at the start have an age of Exp(``item_days``). So that
+    no topic is ever empty, the newest item of a topic is not withdrawn before the next is released.
+    """
+    c, rng = config, np.random.default_rng([seed, _DRIFT])
+    n = len(item_topic)
+    shortest, longest = np.log(c.appeal_period)
+    period = np.exp(rng.uniform(shortest, longest, c.n_topics))
+    phase = rng.uniform(0, 2 * np.pi, c.n_topics)
+    if not c.item_days:
+        return Drift(period, phase, np.full(n, -np.inf), np.full(n, np.inf))
+    release = rng.uniform(-c.item_days, c.days + 1, n)  # below 0: there from the start
+    release = np.where(release < 0, -rng.exponential(c.item_days, n), release)
+    order = np.lexsort((release, item_topic))
+    first = np.r_[True, np.diff(item_topic[order]) > 0]
+    release[order[first]] = np.minimum(release[order[first]], 0.0)
+    withdrawal = np.maximum(release, 0) + rng.exponential(c.item_days, n)
+    following = np.where(np.r_[first[1:], True], np.inf, np.roll(release[order], -1))
+    withdrawal[order] = np.maximum(withdrawal[order], following)
+    return Drift(period, phase, release, withdrawal)
+
+
+def _swing(c: WorldConfig, d: Drift, topic: NDArray, day: NDArray) -> NDArray[np.float64]:
+    """What a topic's appeal has on top of b_k; arguments broadcast."""
+    return c.appeal_swing * np.sin(2 * np.pi / d.period[topic] * day + d.phase[topic])
+
+
+def _newness(c: WorldConfig, d: Drift, item: NDArray, day: NDArray) -> NDArray[np.float64]:
+    """What an item's quality has on top of q_i; before its release, as on that day."""
+    return c.novelty * np.exp(-np.maximum(day - d.release[item], 0) / c.novelty_days)
 
 
 def _model(config: WorldConfig, cat: Catalogue, pi: NDArray, step: NDArray) -> sim.Model:
@@ -334,6 +432,16 @@ def _model(config: WorldConfig, cat: Catalogue, pi: NDArray, step: NDArray) -> s
         g_transition=float(c.gT), rho_transition=float(c.rhoT), lags_transition=int(c.JT),
         g_fatigue=float(c.gF), rho_fatigue=float(c.rhoF), lags_fatigue=int(c.JF),
         cap_fatigue=float(c.capF), beta=float(c.beta), tau=float(c.tau),
+    )  # fmt: skip
+
+
+def _moves(config: WorldConfig, cat: Catalogue) -> sim.Moves:
+    c, d = config, cat.drift
+    return sim.Moves(
+        offset=bool(c.appeal_swing or c.novelty), catalogue=c.item_days > 0,
+        swing=float(c.appeal_swing), rate=2 * np.pi / d.period, phase=d.phase,
+        novelty=float(c.novelty), novelty_days=float(c.novelty_days), release=d.release,
+        withdrawal=d.withdrawal, weight=cat.item_weight,
     )  # fmt: skip
 
 
@@ -425,6 +533,24 @@ class World:
         """Parameters for the compiled functions."""
         return _model(self.config, self.catalogue, self.pi, self.step)
 
+    def appeal_at(self, day: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Appeal of every topic in logits, (K,) at one day or (T, K) at T days."""
+        c, day = self.catalogue, np.asarray(day)[..., None]
+        return c.appeal + _swing(self.config, c.drift, np.arange(len(c.appeal)), day)
+
+    def quality_at(self, day: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Quality of every item in logits, (N,) at one day or (T, N) at T days.
+
+        The item table holds the part that stays; an item not yet released counts as brand new.
+        """
+        c, day = self.catalogue, np.asarray(day)[..., None]
+        return c.quality + _newness(self.config, c.drift, np.arange(len(c.quality)), day)
+
+    def alive_at(self, day: float | NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which items may be shown, (N,) at one day or (T, N) at T days."""
+        d, day = self.catalogue.drift, np.asarray(day)[..., None]
+        return (d.release <= day) & (day < d.withdrawal)
+
     def life(self, user: int) -> sim.Life:
         """All arrays of one user's life, oldest event first; times in days."""
         rows = self.log.of(user)
@@ -448,7 +574,8 @@ def make_world(
 
     Args:
         preset: "course" (what chapters train on), "control" (nothing older than 100 events
-            helps) or "realistic" (marginals near public short-video logs).
+            helps), "realistic" (marginals near public short-video logs) or "drift" (appeal,
+            qualities and catalogue move; training in days 300–560, tests in days 560–730).
         seed: user u's life depends on (seed, u) only, not on the number of users.
         n_users: fewer or more users than the preset's 400.
         **overrides: any field of ``WorldConfig``.
@@ -468,21 +595,19 @@ def make_world(
     n_ticks = (config.days + 1) * sim.TICKS_PER_DAY + 1
     pi, step = stationary(q), transition_table(q, n_ticks)
     catalogue = make_catalogue(config, seed)
-    model = _model(config, catalogue, pi, step)
+    model, moves = _model(config, catalogue, pi, step), _moves(config, catalogue)
     lives, slates, requests = [], [], []
     for user in range(config.n_users):
         rng = {s: np.random.default_rng([seed, s, user]) for s in (_LOG, _HIDDEN, _REQUESTS)}
         path = sim.hidden_paths(rng[_HIDDEN], config.n_topics, n_ticks, pi, step[1])
         size, start = sessions(config, rng[_LOG])
         life = _empty_life(int(size.sum()))
-        none = np.empty(0, np.int64)
-        sim.live(
-            rng[_LOG], rng[_REQUESTS], size, start, *path, model, life, none, _empty_slate(0, 1)
-        )
+        given = (rng[_LOG], rng[_REQUESTS], size, start, *path, model, moves, life)
+        sim.live(*given, np.empty(0, np.int64), _empty_slate(0, 1))
         at, n_train = _positions(config, life.time, rng[_REQUESTS])
         slate = _empty_slate(len(at), config.C)
         if len(at):
-            sim.live(rng[_LOG], rng[_REQUESTS], size, start, *path, model, life, at, slate)
+            sim.live(*given, at, slate)
         lives.append(life)
         slates.append(slate)
         requests.append((at, n_train))
@@ -521,8 +646,26 @@ def _assemble(preset, config, seed, catalogue, pi, step, lives, slates, requests
         base_rates=tuple(float(r) for r in train.labels.mean((0, 1)).clip(1e-4, 1 - 1e-4)),
         key_field="topic",
         watch=True,
+        notes=_notes(config),
     )
     return World(config, seed, log, train, test, spec, catalogue, pi, step, truth)
+
+
+def _notes(c: WorldConfig) -> dict[str, Any]:
+    """What moves, in words; empty where nothing does."""
+    notes: dict[str, Any] = {}
+    if c.appeal_swing:
+        notes["appeal"] = (
+            f"b_k + {c.appeal_swing:g} sin(2 pi t / P_k + phi_k), P_k from "
+            f"{c.appeal_period[0]:g} to {c.appeal_period[1]:g} days"
+        )
+    if c.novelty:
+        notes["quality"] = (
+            f"q_i + {c.novelty:g} exp(-age / {c.novelty_days:g} days); q_i is observed"
+        )
+    if c.item_days:
+        notes["catalogue"] = f"items are shown for {c.item_days:g} days on average"
+    return notes
 
 
 def _requests(parts, lives, slates, requests) -> Requests:
@@ -620,6 +763,43 @@ def p_search(world: World, requests: Requests, hits: int) -> NDArray[np.float64]
     return _by_user(
         world, requests, lambda at, k, s, life: sim.searches(at, s, life, world.model, hits)
     )
+
+
+def p_frozen(
+    world: World, requests: Requests, day: float, since: float | None = None
+) -> NDArray[np.float64]:
+    """Filter that stops following the world on a day, as a model nobody retrains: (R, C, 3).
+
+    Args:
+        day: topic appeal and item quality, of candidates and past events, keep the values of that
+            day from then on; items released later count as brand new. Equals ``truth`` for requests
+            before ``day``, and everywhere in a world that stands still.
+        since: appeal is one number per topic for all times, its average over ``since`` to ``day``:
+            what training on these days can tell a model that can't see the date.
+
+    Raises:
+        ValueError: ``since`` is not before ``day``.
+    """
+    c, d, topic_of = world.config, world.catalogue.drift, world.catalogue.item_topic
+    if since is not None and not since < day:
+        raise ValueError(f"since is {since}; it must lie before day {day}")
+    rate = 2 * np.pi / d.period
+
+    def shift(item, t):
+        then, topic = np.minimum(t, day), topic_of[item]
+        if since is None:
+            kept = _swing(c, d, topic, then)
+        else:
+            cosines = np.cos(rate * since + d.phase) - np.cos(rate * day + d.phase)
+            kept = (c.appeal_swing * cosines / (rate * (day - since)))[topic]
+        return kept - _swing(c, d, topic, t) + _newness(c, d, item, then) - _newness(c, d, item, t)
+
+    def compute(at, topic, slate, life):
+        x0 = slate.x0 + shift(slate.item - FIRST_ID, life.time[at][:, None])
+        life = life._replace(x=life.x + shift(life.item, life.time))
+        return sim.windows(at, topic, slate._replace(x0=x0), life, world.model, len(life.time))
+
+    return _by_user(world, requests, compute)
 
 
 def topic_history(world: World, requests: Requests, row: int, candidate: int) -> dict[str, Any]:
