@@ -13,6 +13,7 @@ import tiny
 import torch
 
 import seqlib
+from seqlib.nn import MiniBatchAwareL2
 from seqlib.train import FitConfig, TrainingError, bce, fit, learning_rate
 
 
@@ -127,6 +128,49 @@ def test_nan_stops_names_the_batch_and_keeps_the_last_good_checkpoint(tmp_path):
         fit(poisoned, Loader(poison=2), FitConfig(), checkpoint=path)
     assert path.read_bytes() == before
     assert torch.isfinite(weights(poisoned)).all()
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+def test_an_interrupted_checkpoint_leaves_the_last_whole_one(tmp_path, monkeypatch, error):
+    path = tmp_path / "run.pt"
+    fit(model(), Loader(), FitConfig(epochs=1), checkpoint=path)
+    before = path.read_bytes()
+
+    def half(state, target):
+        Path(target).write_bytes(b"half a checkpoint")
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", half)
+        with pytest.raises(type(error)):
+            fit(model(), Loader(), FitConfig(epochs=1), checkpoint=path)
+    assert path.read_bytes() == before
+    finished = fit(model(), Loader(), FitConfig(epochs=1), checkpoint=path, resume=True)
+    assert len(finished.loss) == 4  # nothing was left to do
+
+
+def test_an_infinite_gradient_stops_too():
+    m = model()
+    m.head_scale = torch.nn.Parameter(torch.zeros(()))
+    forward = m.forward
+    m.forward = lambda batch: forward(batch) + m.head_scale.sqrt()  # finite, its slope is not
+    with pytest.raises(TrainingError, match=r"gradient norm is (inf|nan) at step 0 \(requests \["):
+        fit(m, Loader(), FitConfig())
+
+
+def test_mini_batch_aware_decay_hooks_into_training():
+    """Only the rows that a batch holds differ from a run without it."""
+    plain, decayed = model("mean_pooling"), model("mean_pooling")
+    table = decayed.items.embeddings["topic"].weight
+    counts = torch.full((table.shape[0],), 2.0)
+    mba = MiniBatchAwareL2(decayed.items, {"topic": counts}, strength=1.0)
+    loader = Loader(1)
+    held = decayed.items.field_ids("topic", torch.tensor([2, 3]))  # two items' topics
+    fit(plain, loader, FitConfig(), device="cpu")
+    fit(decayed, loader, FitConfig(), device="cpu",
+        before_step=lambda b, lr: mba.step([torch.tensor([2, 3, 0])], lr))  # fmt: skip
+    differs = (table != plain.items.embeddings["topic"].weight).any(-1)
+    assert differs.nonzero().flatten().tolist() == sorted(set(held.tolist()))
 
 
 def test_best_epoch_is_kept_and_patience_stops():
