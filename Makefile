@@ -33,7 +33,8 @@ $(STAMP): requirements.lock pyproject.toml tools/doctor.py tools/lab-settings.js
 lab: setup       ## open JupyterLab at chapter 00 (prints the URL where there is no browser)
 	@$(BIN)/jupyter trust chapters/*.ipynb >/dev/null  # explorers and quizzes live before a cell is run
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \
-		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate chapters/00-the-problem.ipynb
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+		--LabApp.default_url=/lab/tree/chapters/00-the-problem.ipynb
 
 test: setup      ## everything that CI runs: lint, unit tests, notebooks, website, browser
 	@$(MAKE) --no-print-directory lint
