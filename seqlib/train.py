@@ -84,6 +84,16 @@ def bce(logits: Tensor, labels: Tensor) -> Tensor:
     return loss.sum(-1).mean()
 
 
+def auxiliary_loss(model: nn.Module, labels: Tensor) -> Tensor | int:
+    """Losses that parts of a model have of their own, such as SIM's soft search; 0 if none has.
+
+    A part that has one keeps what it needs in its forward and returns the loss for the labels
+    (B, C, T) from a method ``auxiliary_loss(labels)``, once.
+    """
+    parts = [m for m in model.modules() if hasattr(m, "auxiliary_loss")]
+    return sum(m.auxiliary_loss(labels) for m in parts)  # type: ignore[operator, misc]
+
+
 def learning_rate(step: int, total: int, config: FitConfig) -> float:
     """Linear warm-up to ``config.lr`` over ``warmup·total`` steps, then a cosine to 0."""
     warm = config.warmup * total
@@ -100,6 +110,7 @@ def fit(
     *,
     validate: Callable[[nn.Module], float] | None = None,
     before_step: Callable[[RequestBatch, float], None] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = bce,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     resume: bool = False,
@@ -120,6 +131,7 @@ def fit(
             validation requests, never test requests.
         before_step: called between backward and the optimiser's step with the batch and the
             learning rate; mini-batch aware regularisation hooks in here.
+        loss: maps logits and labels, both (B, C, T), to a scalar.
         checkpoint: file for everything that is needed to go on; written beside and renamed, every
             ``checkpoint_every`` steps and after each epoch.
         resume: go on from ``checkpoint`` if it exists, to the same result as an unbroken run.
@@ -159,9 +171,9 @@ def fit(
             lr = learning_rate(run.step, total, config)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss = _step(runner, batch.to(device, non_blocking=True), optimizer, config, run.step,
-                         lr, before_step, run.path)  # fmt: skip
-            run.history.loss.append(loss)
+            value = _step(runner, batch.to(device, non_blocking=True), optimizer, config, run.step,
+                          lr, loss, before_step, run.path)  # fmt: skip
+            run.history.loss.append(value)
             run.step += 1
             if run.path and run.step % checkpoint_every == 0:
                 run.history.seconds = time.perf_counter() - started
@@ -193,13 +205,14 @@ def _step(
     config: FitConfig,
     step: int,
     lr: float,
+    criterion: Callable[[Tensor, Tensor], Tensor],
     before_step: Callable[[RequestBatch, float], None] | None,
     path: Path | None,
 ) -> float:
     """One optimiser step; returns the loss."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=config.amp):
-        loss = bce(runner(batch), batch.labels)
+        loss = criterion(runner(batch), batch.labels) + auxiliary_loss(runner, batch.labels)
     value = float(loss.detach())
     if math.isfinite(value):
         loss.backward()

@@ -1,0 +1,315 @@
+"""SIM: search the history with the candidate as query, then attend (arXiv:2006.05639, CIKM 2020).
+
+A general search unit (GSU) cuts the whole life to K events, an exact search unit (ESU) attends:
+
+    hard   r_i = [C_i = C_a]                 same category, newest first; no parameters
+    soft   r_i = (W_b e_i) · (W_a e_a)       inner product; trained by a loss of its own
+    ESU    att = Softmax(W_b z · W_a e_a)    head_i = attᵀ z     z = [e, e^t], e^t the time gap
+
+The search's metric is not the attention's. What this costs is TWIN's subject.
+
+Registered: ``sim_hard`` (by category), ``sim_soft_joint`` (the paper's soft search, with its loss),
+``sim_soft_pretrained`` (inner product of frozen content vectors, which is what TWIN's tables call
+SIM Soft).
+
+Departures:
+  * Exact top-k in place of an approximate index. Fewer than K matches leave the rest masked;
+    ``fill`` takes the newest other events instead.
+  * e is item + action vector; the gap is a log bucket of the age, 8 numbers. W_a, W_b keep the
+    width d. The ESU has no 1/√d, no value projection and no bias, as in the paper.
+  * U_r is divided by the number of events: the gradient of a sum over 10^4 of them would drown
+    the attention's. Still raw scores, no softmax.
+  * W_a = W_b = ``start`` · identity on the item vector at first [ours], as TWIN's start is tied:
+    the two are to differ in how they search, not in how they begin.
+  * The short branch is DIN with similarities on the newest 50 events, as for TWIN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import trace
+from ..data.schema import DataSpec, Events, Items
+from ..nn import MLP, EventEmbedding, LogBucketEncoding, TaskHeads
+from ..nn.embedding import MINUTE
+from ..search import BUDGET, Hits, by_candidates, inner_product_topk, topk
+from .din import DIN, DINConfig
+from .registry import ModelCard, register
+
+Search = Literal["hard", "soft_joint", "soft_pretrained"]
+
+
+@dataclass(frozen=True)
+class SimConfig:
+    """Which search, and the attention behind it.
+
+    Attributes:
+        search: "hard", "soft_joint" or "soft_pretrained".
+        field: item field of the hard search; None is "category" where there is one, else the data
+            set's key field. fill: fill free places of a hard search with the newest other events.
+        k: events handed to the ESU. n_heads, d_head: of its attention. d_time: width of e^t.
+        start: gain of the tied start.
+        auxiliary: α, weight of the soft search's own loss (the paper's 1; the ESU's loss has 1).
+        short: newest events of the short branch; 0 leaves it out.
+        budget: numbers held at a time while searching.
+    """
+
+    search: Search = "hard"
+    field: str | None = None
+    fill: bool = False
+    k: int = 100
+    n_heads: int = 4
+    d_head: int = 32
+    d_time: int = 8
+    start: float = 2.0
+    auxiliary: float = 1.0
+    short: int = 50
+    budget: int = BUDGET
+
+    def __post_init__(self) -> None:
+        if self.search not in ("hard", "soft_joint", "soft_pretrained"):
+            raise ValueError(f"search is {self.search!r}; one of hard, soft_joint, soft_pretrained")
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; a search returns at least 1 event")
+        if self.auxiliary < 0 or self.short < 0:
+            raise ValueError("auxiliary and short must not be negative")
+
+
+def behaviour(embed: EventEmbedding, item: Tensor, action: Tensor) -> Tensor:
+    """(…) item ids and action ids -> (…, D): what it was and what was done, without when."""
+    x = embed.items(item)
+    return x + embed.action(action) if embed.config.use_action else x
+
+
+@torch.no_grad()
+def same_field_topk(
+    candidate: Tensor, event: Tensor, mask: Tensor, k: int, fill: bool = False, budget: int = BUDGET
+) -> Hits:
+    """Hard search: events whose field equals the candidate's, newest first.
+
+    Args:
+        candidate: (B, C) values of the field. event: (B, L). mask: (B, L) bool.
+        k: at least 1. fill: put the newest other events behind the matches.
+
+    Returns:
+        Hits (B, C, min(k, L)). Cost O(B·C·L) comparisons; it depends on the value alone, so a
+        server stores one list per user and value.
+    """
+    b, length = event.shape
+    newest = -torch.arange(length, device=event.device, dtype=torch.float32)  # exact up to 2^24
+    others = newest - length if fill else torch.full_like(newest, -torch.inf)
+
+    def select(part: slice) -> Hits:
+        match = candidate[:, part, None] == event[:, None]
+        return topk(torch.where(match, newest, others), k, mask[:, None])
+
+    return by_candidates(select, candidate.shape[1], b * length, budget)
+
+
+class SearchAttention(nn.Module):
+    """SIM's exact search unit: ``head_i = Softmax(W_{b,i} z · W_{a,i} e_a)ᵀ z``, concatenated.
+
+    Args:
+        dim: d of e_a. d_token: width of z, whose first d numbers are e. n_heads: q.
+        d_head: width of each inner product. start: W_a = W_b = start · identity, and small noise.
+    """
+
+    def __init__(
+        self, dim: int, d_token: int, n_heads: int, d_head: int, start: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.d_head = n_heads, d_head
+        self.w_a = nn.Linear(dim, n_heads * d_head, bias=False)
+        self.w_b = nn.Linear(d_token, n_heads * d_head, bias=False)
+        self.out_dim = n_heads * d_token
+        with torch.no_grad():
+            for linear in (self.w_a, self.w_b):
+                eye = (
+                    start
+                    * torch.eye(d_head, linear.in_features)
+                    * (torch.arange(linear.in_features) < dim)
+                )
+                linear.weight.mul_(0.1).add_(eye.repeat(n_heads, 1))
+
+    def forward(self, query: Tensor, z: Tensor, mask: Tensor) -> Tensor:
+        """query (B, C, d), z (B, C, K, d_token), mask (B, C, K) -> (B, C, out_dim), 0 if empty."""
+        (b, c, k), heads = mask.shape, self.n_heads
+        q = self.w_a(query).view(b, c, heads, self.d_head)
+        s = torch.einsum("bcqd,bckqd->bcqk", q, self.w_b(z).view(b, c, k, heads, self.d_head))
+        real = mask[:, :, None]
+        w = s.masked_fill(~real, torch.finfo(s.dtype).min).softmax(-1) * real
+        trace.record("esu.weights", w)
+        return (w @ z).flatten(2)
+
+    def flops(self, pairs: int, k: int) -> int:
+        """Matrix-multiply FLOPs for B·C pairs with k finalists."""
+        width, token = self.n_heads * self.d_head, self.w_b.in_features
+        per_event = token * width + width + self.n_heads * token
+        return 2 * pairs * (self.w_a.in_features * width + k * per_event)
+
+
+class Sim(nn.Module):
+    """GSU, ESU and the short branch: a history encoder.
+
+    Args:
+        embed: event embedding. spec: the data set. config: see ``SimConfig``.
+
+    Raises:
+        ValueError: the hard search's field is no item field; a pretrained search without content.
+
+    Cost: search O(B·C·L) (hard) or O(B·C·L·D) (soft), ESU O(B·C·K). Built in chapter 04.
+    """
+
+    def __init__(self, embed: EventEmbedding, spec: DataSpec, config: SimConfig) -> None:
+        super().__init__()
+        self.embed, self.items, self.config = embed, embed.items, config
+        dim, fields = embed.items.dim, spec.items.fields
+        default = "category" if "category" in fields else spec.key_field
+        self.field = config.field or default
+        if self.field not in fields:
+            raise ValueError(f"no field {self.field!r}; there are {list(fields)}")
+        if config.search == "soft_pretrained" and not embed.items.content.shape[1]:
+            raise ValueError("items have no content vectors; a pretrained search needs them")
+        self.gap = LogBucketEncoding(42, config.d_time, unit=MINUTE)
+        self.esu = SearchAttention(
+            dim, dim + config.d_time, config.n_heads, config.d_head, config.start
+        )
+        if config.search == "soft_joint":
+            self.w_a, self.w_b = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+            with torch.no_grad():
+                for linear in (self.w_a, self.w_b):
+                    linear.weight.mul_(0.1).add_(torch.eye(dim))
+            self.hidden = MLP((2 * dim, dim))
+            self.head = TaskHeads(dim, 2 * dim, spec.base_rates)
+        self.short = DIN(embed, spec, DINConfig(similarity=True)) if config.short else None
+        self.out_dim = self.esu.out_dim + (self.short.out_dim if self.short is not None else 0)
+        self._gsu_logits: Tensor | None = None
+
+    def search(self, events: Events, items: Items, action: Tensor | None = None) -> Hits:
+        """GSU: (B, L) events, (B, C) candidates -> Hits (B, C, min(K, L)), no gradient.
+
+        ``action`` (B, L) are the events' action ids, for a caller that has them already.
+        """
+        c, t = self.config, self.items
+        event, candidate = t.known(events.item), t.known(items.id)
+        if c.search == "hard":
+            a, b = t.field_ids(self.field, candidate), t.field_ids(self.field, event)
+            return same_field_topk(a, b, events.mask, c.k, c.fill, c.budget)
+        if c.search == "soft_pretrained":
+            query, keys = t.content[candidate], t.content[event]
+        else:
+            action = self.embed.action_id(events) if action is None else action
+            with torch.no_grad():
+                query = self.w_a(t(candidate))
+                keys = self.w_b(behaviour(self.embed, event, action))
+        return inner_product_topk(query, keys, c.k, events.mask, c.budget)
+
+    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
+        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
+        query, action = self.items(items.id), self.embed.action_id(events)
+        found = self.search(events, items, action)
+        trace.record("gsu.index", found.index)
+        trace.record("gsu.mask", found.mask)
+        e = behaviour(self.embed, found.gather(events.item), found.gather(action))
+        gap = self.gap(request_time[:, None, None] - found.gather(events.time))
+        long = self.esu(query, torch.cat([e, gap], dim=-1), found.mask)
+        if self.training and self.config.search == "soft_joint":
+            self._gsu_logits = self._stage_one(events, action, query)
+        if self.short is None:
+            return long
+        recent = self.short(events[:, : self.config.short], items, request_time)
+        return torch.cat([long, recent], dim=-1)
+
+    def _stage_one(self, events: Events, action: Tensor, query: Tensor) -> Tensor:
+        """Logits (B, C, T) of the search's own head on [U_r, e_a], ``U_r = Σ_i r_i e_i``."""
+        e = behaviour(self.embed, events.item, action) * events.mask[..., None]
+        r = self.w_a(query) @ self.w_b(e).transpose(1, 2)  # raw scores, no softmax
+        u = r @ e / events.lengths.clamp_min(1)[:, None, None]
+        x = torch.cat([u, query], dim=-1)
+        return self.head(self.hidden(x), x)
+
+    def auxiliary_loss(self, labels: Tensor) -> Tensor:
+        """``α · Loss_GSU`` of the latest training forward; ``fit`` adds it to the ESU's loss.
+
+        labels (B, C, T) -> (). Zero for a search that has nothing to learn.
+        """
+        logits, self._gsu_logits = self._gsu_logits, None
+        if logits is None:
+            return labels.new_zeros(())
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+        return self.config.auxiliary * loss.sum(-1).mean()
+
+    def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
+        """Matrix-multiply FLOPs of one call in evaluation."""
+        c, items, pairs = self.config, self.items, n_requests * n_candidates
+        k = min(c.k, length)
+        total = items.flops(pairs) + items.flops(pairs * k) + self.esu.flops(pairs, k)
+        if c.search == "soft_pretrained":
+            total += 2 * pairs * length * items.content.shape[1]
+        if c.search == "soft_joint":
+            total += items.flops(pairs) + items.flops(n_requests * length)
+            total += 2 * items.dim**2 * (pairs + n_requests * length)
+            total += 2 * pairs * length * items.dim
+        if self.short is not None:
+            total += self.short.flops(n_requests, n_candidates, min(c.short, length))
+        return total
+
+
+_CARD = dict(
+    token="item, action set and age bucket of each found event",
+    length="10^4 searched, 100 attended; the paper searches up to 54,000",
+    reduction="search to 100 events, then one vector per head and candidate",
+    chapter="04",
+)
+_OURS = (
+    "exact top-k, no approximate index",
+    "free places masked",
+    "tied start of W_a and W_b",
+    "short branch: DIN with similarities on the newest 50",
+)
+_ATTENTION = "multi-head target attention on the found events, unscaled, without values"
+for _name, _title, _source, _search, _computed, _departures in (
+    (
+        "sim_hard",
+        "SIM, hard search",
+        "arXiv:2006.05639, section 3.2",
+        "same category, newest first",
+        "lists per user and category kept up to date; attention online",
+        _OURS,
+    ),
+    (
+        "sim_soft_joint",
+        "SIM, soft search",
+        "arXiv:2006.05639, section 3.2",
+        "inner product, trained with the model by its own loss",
+        "search and attention online, per candidate; embeddings as fresh as the model",
+        (*_OURS, "U_r a mean, not a sum"),
+    ),
+    (
+        "sim_soft_pretrained",
+        "SIM, soft search on content",
+        "SIM Soft of arXiv:2302.02352, Table 4",
+        "inner product of frozen content vectors",
+        "search and attention online, per candidate; content vectors never change",
+        (*_OURS, "ESU as in SIM's paper"),
+    ),
+):
+    register(
+        ModelCard(
+            name=_name,
+            title=_title,
+            source=_source,
+            attention=f"search: {_search}; then {_ATTENTION}",
+            computed=_computed,
+            departures=_departures,
+            **_CARD,
+        ),
+        SimConfig,
+        Sim,
+        search=_name.removeprefix("sim_"),
+    )

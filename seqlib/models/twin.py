@@ -1,0 +1,386 @@
+"""TWIN: one relevance score searches the whole life and weighs what it found (arXiv:2302.02352).
+
+The general search unit (GSU) ranks up to 10^4 events for every candidate; the exact search unit
+(ESU) attends to the best 100. Both use **the same function and the same parameters**, which is
+affordable because each event is split into what belongs to its item, projected once for all users,
+and what belongs to this user's meeting with it, compressed to one number per feature:
+
+    inherent K_h ── W^h ── keys (one row per item, can be stored) ──┐
+    candidate q ─── W^q ────────────────────────────────────────────┼─ α ─┬─ round robin ─► 100
+    cross K_c ───── w^c_j, β_j ── one number per feature ───────────┘     └─ weights of those 100
+
+Departures:
+  * Initial values [ours]: W^q = W^h = ``start`` · identity on one group of inherent features per
+    head (ids, frozen content), so equal topics match from the first step. The form is the paper's.
+  * The short branch over the newest 50 events, whose form the paper doesn't give, is this
+    course's DIN with similarities. The long search covers these events too, as the paper leaves it.
+  * Cross features are age, recency rank, action set with watch bucket, and surface. The paper's
+    five are other ones; β is per head (the paper writes none).
+  * ``twin_evidence`` [ours] adds a null key to the softmax and hands log(1 + Σ e^{α − null}) to the
+    ranker: an average alone can't say how much was found, or that nothing was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import trace
+from ..data.schema import DataSpec, Events, Items
+from ..nn import EventEmbedding, ItemEmbedding
+from ..nn.split import CrossFeatures, inherent, lookup, project_once, tied_start
+from ..search import BUDGET, Hits, by_candidates, round_robin_topk, topk
+from .din import DIN, DINConfig
+from .registry import ModelCard, register
+
+NULL_START = 4.0  # between the scores of other topics and of the candidate's at the tied start
+
+
+@dataclass(frozen=True)
+class TwinConfig:
+    """Sizes, search, and what the found events' scores become.
+
+    Attributes:
+        n_heads, d_k, d_v, d_out: A, key and value width per head, width of the long branch.
+        d_cross: width of every cross feature. bias: let cross features into the score (False is
+            the paper's "w/o Bias"; they stay in the values).
+        k: events handed to the ESU. selection: "round_robin" over heads, or "sum" of their scores.
+        null: a key that stands for "nothing relevant" takes part in the softmax, and the log of
+            the total goes to the ranker beside the heads [ours].
+        gsu_gradient: train on the whole history, so that events the search would pass over get a
+            gradient too. Evaluation searches in either case.
+        short: newest events of the short branch; 0 leaves it out.
+        start: gain of the tied start, see ``nn.split.tied_start``.
+        budget: numbers held at a time while searching.
+    """
+
+    n_heads: int = 4
+    d_k: int = 32
+    d_v: int = 32
+    d_out: int = 64
+    d_cross: int = 8
+    bias: bool = True
+    k: int = 100
+    selection: Literal["round_robin", "sum"] = "round_robin"
+    null: bool = False
+    gsu_gradient: bool = False
+    short: int = 50
+    start: float = 3.0
+    budget: int = BUDGET
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("round_robin", "sum"):
+            raise ValueError(f"selection is {self.selection!r}; it is 'round_robin' or 'sum'")
+        for name in ("n_heads", "d_k", "d_v", "d_out", "d_cross", "k", "budget"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.short < 0:
+            raise ValueError(f"short is {self.short}; it must not be negative")
+
+
+class Relevance(nn.Module):
+    """The one metric of both stages (TWIN, section 3.2), with the parameters they share.
+
+        α_a = (K_h W^h_a)(qᵀ W^q_a)ᵀ / √d_k  +  (K_c W^c_a) β_a
+
+    Args:
+        items: the item embedding. key_field: named first in the tied start.
+        config: see ``TwinConfig``.
+    """
+
+    def __init__(self, items: ItemEmbedding, key_field: str, config: TwinConfig) -> None:
+        super().__init__()
+        a, n_cross = config.n_heads, len(CrossFeatures.NAMES)
+        self.n_heads, self.d_k = a, config.d_k
+        self.w_h = nn.Linear(items.n_inputs, a * config.d_k, bias=False)
+        self.w_q = nn.Linear(items.n_inputs, a * config.d_k, bias=False)
+        self.w_c = nn.Parameter(torch.randn(a, n_cross, config.d_cross) * 0.3)
+        self.beta = nn.Parameter(torch.ones(a, n_cross))
+        with torch.no_grad():
+            self.w_h.weight.mul_(0.1)
+            heads = self.w_h.weight.view(a, config.d_k, items.n_inputs)
+            tied_start(heads, items, key_field, config.start)
+            self.w_q.weight.copy_(self.w_h.weight)
+
+    def query(self, q: Tensor) -> Tensor:
+        """(B, C, H) -> (B, C, A, d_k): no cross part, the user has not met the candidate yet."""
+        return self.w_q(q).unflatten(-1, (self.n_heads, self.d_k))
+
+    def bias(self, cross: CrossFeatures) -> Tensor:
+        """(rows of the cross tables, A): β is folded into w^c, only their product matters."""
+        return cross.project((self.w_c * self.beta[..., None]).permute(1, 2, 0))
+
+    def forward(self, query: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+        """α without mask or softmax.
+
+        Args:
+            query: (B, C, A, d_k).
+            keys: (B, A, L, d_k) shared by the candidates, or (B, C, K, A, d_k) of their finalists.
+            bias: (B, 1, A, L) or (B, C, A, K). Only the product is divided by √d_k.
+
+        Returns:
+            (B, C, A, L) or (B, C, A, K).
+        """
+        query = query / math.sqrt(self.d_k)
+        if keys.ndim == 4:
+            dot = (query.transpose(1, 2) @ keys.transpose(-1, -2)).transpose(1, 2)
+        else:
+            dot = torch.einsum("bcad,bckad->bcak", query, keys)
+        return dot.add_(bias)  # in place: a second array of B·C·A·L scores costs time
+
+
+class ExactSearch(nn.Module):
+    """The ESU's own parameters: values of all features, and the output.
+
+        head_a = Softmax(α_a)ᵀ (K W^v_a)        TWIN = Concat(head_1 … head_A) W^o
+
+    Args:
+        d_inherent: H. config: see ``TwinConfig``.
+    """
+
+    def __init__(self, d_inherent: int, config: TwinConfig) -> None:
+        super().__init__()
+        a, n_cross = config.n_heads, len(CrossFeatures.NAMES)
+        width = a * config.d_v
+        self.n_heads, self.out_dim = a, config.d_out + (a if config.null else 0)
+        self.w_v = nn.Linear(d_inherent, width, bias=False)
+        self.w_v_cross = nn.Parameter(torch.randn(n_cross, config.d_cross, width))
+        self.w_o = nn.Linear(width, config.d_out, bias=False)
+        self.null = nn.Parameter(torch.full((a,), NULL_START)) if config.null else None
+        with torch.no_grad():
+            self.w_v_cross.mul_(config.d_cross**-0.5)
+
+    def values(self, table: Tensor, row: Tensor, cross: CrossFeatures, ids: Tensor) -> Tensor:
+        """K W^v (…, A, d_v): ``K_h W^v`` from the item's row, ``K_c W^v`` from the values' rows."""
+        v = F.embedding(row, table) + lookup(ids, cross.project(self.w_v_cross))
+        return v.unflatten(-1, (self.n_heads, -1))
+
+    def forward(self, alpha: Tensor, mask: Tensor, values: Tensor, pattern: str) -> Tensor:
+        """α (B, C, A, n), mask, values -> (B, C, d_out), A more with a null key; 0 if no event."""
+        if self.null is None:
+            low = torch.finfo(alpha.dtype).min
+            weights, evidence = alpha.masked_fill(~mask, low).softmax(-1) * mask, []
+        else:
+            # w_j = e^{α_j} / (e^null + Σ e^α), and log(1 + Σ e^{α − null}) beside the heads
+            over = (alpha - self.null[:, None]).masked_fill(~mask, -torch.inf)
+            total = F.pad(over, (1, 0)).logsumexp(-1)
+            weights, evidence = (over - total[..., None]).exp(), [total]
+        trace.record("esu.weights", weights)
+        heads = torch.einsum(pattern, weights, values)
+        return torch.cat([self.w_o(heads.flatten(2)), *evidence], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefilled:
+    """What all candidates of a request share; made once per request.
+
+    Attributes:
+        item: (B, L) ids. mask: (B, L). cross: (J, B, L) rows of the cross tables.
+        bias: (rows of the cross tables, A), ``K_{c,j} w^c_{a,j} β_{a,j}`` of every value.
+        keys: (n, A·d_k), ``K_h W^h`` for n items or events; row: (B, L) into it.
+        fresh: False if the keys were handed in; the ESU then makes its own.
+    """
+
+    item: Tensor
+    mask: Tensor
+    cross: Tensor
+    bias: Tensor
+    keys: Tensor
+    row: Tensor
+    fresh: bool
+
+
+class Twin(nn.Module):
+    """Both stages and the short branch: a history encoder.
+
+    Args:
+        embed: event embedding (item tables are shared; its event parts serve the short branch).
+        spec: the data set. config: see ``TwinConfig``.
+
+    Cost: projections O(min(B·L, N)), search O(B·C·L·A·d_k) multiply-adds, ESU O(B·C·K).
+    Memory: O(B·L·A·d_k + budget), whatever C is. Built in chapter 04.
+    """
+
+    def __init__(self, embed: EventEmbedding, spec: DataSpec, config: TwinConfig) -> None:
+        super().__init__()
+        self.config, self.items = config, embed.items
+        self.cross = CrossFeatures(spec, config.d_cross)
+        self.relevance = Relevance(embed.items, spec.key_field, config)
+        self.esu = ExactSearch(embed.items.n_inputs, config)
+        self.short = DIN(embed, spec, DINConfig(similarity=True)) if config.short else None
+        self.out_dim = self.esu.out_dim + (self.short.out_dim if self.short is not None else 0)
+
+    def project_items(self, ids: Tensor | None = None) -> Tensor:
+        """(n,) item ids -> (n, A·d_k), ``K_h W^h``: what a key store holds. None: all, row = id."""
+        w_h = self.relevance.w_h
+        ids = torch.arange(self.items.n_rows, device=w_h.weight.device) if ids is None else ids
+        return w_h(inherent(self.items, ids))
+
+    def prefill(
+        self, events: Events, request_time: Tensor, keys: Tensor | None = None
+    ) -> Prefilled:
+        """Everything that does not depend on a candidate.
+
+        Args:
+            events: (B, L). request_time: (B,) seconds.
+            keys: projected item keys made earlier, as ``project_items`` gives them: (N, A·d_k) for
+                the catalogue, or (B, L, A·d_k) fetched for these events. None projects now.
+
+        Raises:
+            ValueError: ``keys`` of another shape.
+        """
+        item, width = self.items.known(events.item), self.config.n_heads * self.config.d_k
+        if keys is None:
+            table, row = project_once(self.items, item, self.relevance.w_h)
+        elif keys.shape == (self.items.n_rows, width):
+            table, row = keys, item
+        elif keys.shape == (*item.shape, width):
+            table = keys.flatten(0, 1)
+            row = torch.arange(item.numel(), device=item.device).view(item.shape)
+        else:
+            raise ValueError(
+                f"keys has shape {tuple(keys.shape)}; it must be ({self.items.n_rows}, {width}) "
+                f"for the catalogue or {(*item.shape, width)} for these events"
+            )
+        cross, bias = self.cross(events, request_time), self.relevance.bias(self.cross)
+        bias = bias if self.config.bias else torch.zeros_like(bias)
+        return Prefilled(item, events.mask, cross, bias, table, row, keys is None)
+
+    def query(self, items: Items) -> Tensor:
+        """(B, C) candidates -> (B, C, A, d_k), ``qᵀ W^q``."""
+        return self.relevance.query(inherent(self.items, items.id))
+
+    def _history(self, state: Prefilled) -> tuple[Tensor, Tensor]:
+        """Keys (B, A, L, d_k) and bias (B, 1, A, L) of the whole history."""
+        keys = F.embedding(state.row, state.keys).unflatten(-1, (self.config.n_heads, -1))
+        return keys.transpose(1, 2), lookup(state.cross, state.bias).transpose(1, 2)[:, None]
+
+    @torch.no_grad()
+    def search(self, state: Prefilled, query: Tensor, k: int | None = None) -> Hits:
+        """GSU: the K most relevant events of the whole history for every candidate.
+
+        Args:
+            state: from ``prefill``. query: (B, C, A, d_k). k: None is the configuration's.
+
+        Returns:
+            Hits (B, C, min(K, L)), in the order of collection. A matrix product may round copies
+            of one event differently, so ties are broken by recency only where scores are equal.
+        """
+        c, k = self.config, self.config.k if k is None else k
+        keys, bias = self._history(state)
+        bias = bias.masked_fill(~state.mask[:, None, None], -torch.inf)
+
+        def select(part: slice) -> Hits:
+            alpha = self.relevance(query[:, part], keys, bias)
+            trace.record("gsu.scores", alpha)
+            return topk(alpha.sum(2), k) if c.selection == "sum" else round_robin_topk(alpha, k)
+
+        found = by_candidates(select, query.shape[1], c.n_heads * state.mask.numel(), c.budget)
+        trace.record("gsu.index", found.index)
+        trace.record("gsu.mask", found.mask)
+        return found
+
+    def score(self, state: Prefilled, query: Tensor, found: Hits) -> Tensor:
+        """ESU: attention over the finalists, everything but the selection with gradient.
+
+        Args:
+            state: from ``prefill``. query: (B, C, A, d_k). found: (B, C, K) from ``search``.
+
+        Returns:
+            (B, C, d_out), and A more with ``null``.
+        """
+        (_, n, k), heads = found.index.shape, self.config.n_heads
+        item, row = found.gather(state.item), found.gather(state.row)
+        keys = state.keys
+        if not state.fresh:
+            keys, row = project_once(self.items, item, self.relevance.w_h)
+        keys = F.embedding(row, keys).unflatten(-1, (heads, -1))  # (B, C, K, A, d_k)
+        cross = torch.stack([found.gather(ids) for ids in state.cross])
+        alpha = self.relevance(query, keys, lookup(cross, state.bias).transpose(2, 3))
+        # The smaller set is projected: the history once, or every candidate's finalists.
+        history = state.item.shape[1] <= n * k
+        table, row = project_once(self.items, state.item if history else item, self.esu.w_v)
+        row = found.gather(row) if history else row
+        values = self.esu.values(table, row, self.cross, cross)
+        return self.esu(alpha, found.mask[:, :, None], values, "bcak,bckad->bcad")
+
+    def score_all(self, state: Prefilled, query: Tensor) -> Tensor:
+        """The ESU over the whole history, as if K were L: gradients reach every event."""
+        alpha = self.relevance(query, *self._history(state))
+        table, row = project_once(self.items, state.item, self.esu.w_v)
+        values = self.esu.values(table, row, self.cross, state.cross)
+        return self.esu(alpha, state.mask[:, None, None], values, "bcak,bkad->bcad")
+
+    def with_recent(
+        self, long: Tensor, events: Events, items: Items, request_time: Tensor
+    ) -> Tensor:
+        """The long branch (B, C, ·), and beside it the short one if there is one."""
+        if self.short is None:
+            return long
+        recent = self.short(events[:, : self.config.short], items, request_time)
+        return torch.cat([long, recent], dim=-1)
+
+    def forward(
+        self, events: Events, items: Items, request_time: Tensor, keys: Tensor | None = None
+    ) -> Tensor:
+        """(B, L), (B, C), (B,) -> (B, C, out_dim). ``keys``: see ``prefill``."""
+        state, query = self.prefill(events, request_time, keys), self.query(items)
+        if self.training and self.config.gsu_gradient:
+            long = self.score_all(state, query)
+        else:
+            long = self.score(state, query, self.search(state, query))
+        return self.with_recent(long, events, items, request_time)
+
+    def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
+        """Matrix-multiply FLOPs of one call in evaluation, keys not handed in."""
+        c, n_items, d_inherent = self.config, self.items.n_rows, self.items.n_inputs
+        k, events, pairs = min(c.k, length), n_requests * length, n_requests * n_candidates
+        width_k, width_v = c.n_heads * c.d_k, c.n_heads * c.d_v
+        valued = events if length <= n_candidates * k else pairs * k
+        total = 2 * d_inherent * width_k * (min(events, n_items) + pairs)  # W^h, W^q
+        total += 2 * d_inherent * width_v * min(valued, n_items)  # W^v
+        total += self.cross.flops(c.n_heads) + self.cross.flops(width_v)
+        total += 2 * pairs * (length * width_k + k * (width_k + width_v))  # GSU, ESU
+        total += 2 * pairs * width_v * c.d_out  # W^o
+        if self.short is not None:
+            total += self.short.flops(n_requests, n_candidates, min(c.short, length))
+        return total
+
+
+_CARD = dict(
+    token="inherent item features (keys stored per item) and cross features, 8 numbers each",
+    length="10^4 searched, 100 attended; the paper cuts lives at 10^5",
+    attention="multi-head target attention, one score for search and attention",
+    reduction="10^4 events to 100 by round robin over heads, then to one vector per candidate",
+    computed="keys offline per item (15 minutes old in the paper); query, cross, top 100 online",
+    chapter="04",
+)
+_OURS = ("tied start of W^q and W^h", "short branch: DIN with similarities on the newest 50")
+register(
+    ModelCard(
+        name="twin",
+        title="TWIN",
+        source="arXiv:2302.02352, section 3",
+        departures=(*_OURS, "cross features: age, rank, action and watch, surface; β per head"),
+        **_CARD,
+    ),
+    TwinConfig,
+    Twin,
+)
+register(
+    ModelCard(
+        name="twin_evidence",
+        title="TWIN with a null key",
+        source="arXiv:2302.02352, section 3, with this course's null key",
+        departures=(*_OURS, "null key in the softmax; log of the total evidence to the ranker"),
+        **_CARD,
+    ),
+    TwinConfig,
+    Twin,
+    null=True,
+)
