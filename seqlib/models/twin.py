@@ -248,7 +248,7 @@ class Twin(nn.Module):
                 f"for the catalogue or {(*item.shape, width)} for these events"
             )
         cross, bias = self.cross(events, request_time), self.relevance.bias(self.cross)
-        bias = bias if self.config.bias else torch.zeros_like(bias)
+        bias = bias if self.config.bias else 0 * bias
         return Prefilled(item, events.mask, cross, bias, table, row, keys is None)
 
     def query(self, items: Items) -> Tensor:
