@@ -10,6 +10,7 @@ import numpy as np
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
+from . import transact
 from .runs import Run, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
@@ -19,7 +20,10 @@ ATTENTION = ("din", "din_code", "din_similarity")
 
 
 def label(run: Run) -> str:
-    """What a figure calls a run: the model, what differs from its defaults, whose history."""
+    """What a figure calls a run: its name, or the model, what differs from its defaults, and whose
+    history."""
+    if run.name:
+        return run.name
     options = ",".join(f"{k}={v}" for k, v in (*run.model_options, *run.embedding))
     name = run.model + (f"[{options}]" if options else "")
     return name if run.history == "own" else f"{name} (other user)"
@@ -96,6 +100,11 @@ PLANS = {
     "length-complete-journey": lambda: lengths(
         "complete-journey", 1_000, ("mean_pooling", "topic_histogram")
     ),
+    "main-transact": transact.main,
+    "parts-transact": transact.parts,
+    "length-transact": transact.by_length,
+    "hybrid-transact": transact.hybrid,
+    "long-transact": transact.longer,
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
 

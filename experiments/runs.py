@@ -14,7 +14,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,12 @@ import torch
 import seqlib
 from seqlib import runtime
 from seqlib.data.log import BatchLoader
+from seqlib.data.schema import SECONDS_PER_DAY
 from seqlib.evaluate import Predictions, predict
+from seqlib.metrics import auc
+from seqlib.multitask import PINTEREST, LabelWeights, weighted_bce
 from seqlib.nn import EmbeddingConfig
-from seqlib.train import FitConfig, fit
+from seqlib.train import FitConfig, bce, fit
 
 HERE = Path(__file__).parent
 CACHE, RESULTS = HERE / "cache", HERE / "results"
@@ -42,6 +45,13 @@ class Run:
         epochs, lr, batch_size: the recipe.
         history: "own", or "other" to train and test on another user's history.
         sort: training batches of similar history length (in random order), to pad less.
+        candidates: so many of each training request's candidates, drawn anew every epoch; None
+            takes all. Test requests are always scored whole.
+        label_weights: "equal", "pinterest" or "hides-count-once", see ``multitask``.
+        held_out: days before the end of training that choose the best epoch and are not trained
+            on; 0 trains on all and takes the last epoch.
+        name: what figures and tables call it; empty for the model and what differs from its
+            defaults. Not part of the key.
         model_options, embedding: overrides.
     """
 
@@ -54,13 +64,18 @@ class Run:
     batch_size: int = 32
     history: str = "own"
     sort: bool = False
+    candidates: int | None = None
+    label_weights: str = "equal"
+    held_out: float = 0.0
     model_options: tuple[tuple[str, Any], ...] = ()
     embedding: tuple[tuple[str, Any], ...] = field(default=())
+    name: str = ""
 
     @property
     def key(self) -> str:
         """A readable name with a digest of all settings."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
+        text = json.dumps(settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.data}-{self.model}-L{self.length}-s{self.seed}-{digest}"
 
@@ -77,20 +92,33 @@ def dataset(name: str):
     return make_world(name, seed=0)
 
 
-def loaders(run: Run, data) -> tuple[BatchLoader, BatchLoader]:
-    """Training batches (shuffled) and test batches (sorted by length, so that padding is rare)."""
+# What a hide of the same impression weighs in the click and the like-or-share head is what changes.
+LABEL_WEIGHTS = {
+    "pinterest": PINTEREST,
+    "hides-count-once": LabelWeights(((100, 0, 1, 1), (0, 100, 1, 1), (1, 5, 10, 1))),
+}
+
+
+def loaders(run: Run, data) -> tuple[BatchLoader, BatchLoader, BatchLoader | None]:
+    """Training batches (shuffled), test batches and held-out ones (sorted: padding is rare)."""
     common: dict[str, Any] = {"length": run.length, "other_user": run.history == "other"}
+    calm: dict[str, Any] = {**common, "batch_size": 16, "sort_by_length": True}
+    requests, held_out = data.train, None
+    if run.held_out:
+        cut = float(requests.time.max()) - run.held_out * SECONDS_PER_DAY
+        held_out = BatchLoader(data.log, requests.between(cut, np.inf), **calm)
+        requests = requests.between(-np.inf, cut)
     train = BatchLoader(
         data.log,
-        data.train,
+        requests,
         batch_size=run.batch_size,
         shuffle=True,
         seed=run.seed,
+        candidates=run.candidates,
         sort_by_length=run.sort,
         **common,
     )
-    test = BatchLoader(data.log, data.test, batch_size=16, sort_by_length=True, **common)
-    return train, test
+    return train, BatchLoader(data.log, data.test, **calm), held_out
 
 
 def execute(run: Run, threads: int = 1, progress: bool = False) -> Predictions:
@@ -102,7 +130,7 @@ def execute(run: Run, threads: int = 1, progress: bool = False) -> Predictions:
         return Predictions(**fields)
     runtime.setup(threads, run.seed)
     data = dataset(run.data)
-    train, test = loaders(run, data)
+    train, test, held_out = loaders(run, data)
     model = seqlib.build(
         run.model,
         data.spec,
@@ -112,19 +140,38 @@ def execute(run: Run, threads: int = 1, progress: bool = False) -> Predictions:
     )
     started = time.process_time()
     config = FitConfig(epochs=run.epochs, lr=run.lr, seed=run.seed)
-    history = fit(model, train, config, device="cpu", progress=progress)
+    weights = LABEL_WEIGHTS.get(run.label_weights)
+    if weights is None and run.label_weights != "equal":
+        raise ValueError(
+            f"label_weights is {run.label_weights!r}; equal, {', '.join(LABEL_WEIGHTS)}"
+        )
+    history = fit(
+        model,
+        train,
+        config,
+        validate=None if held_out is None else partial(_auc, loader=held_out),
+        loss=bce if weights is None else weighted_bce(weights),
+        device="cpu",
+        progress=progress,
+    )
     seconds = time.process_time() - started
     predictions = predict(model, test)
     CACHE.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     arrays = {
         f.name: getattr(predictions, f.name)
         for f in dataclasses.fields(predictions)
         if getattr(predictions, f.name) is not None
     }
-    np.savez_compressed(partial, seconds=seconds, loss=np.array(history.loss), **arrays)
-    partial.replace(path)
+    np.savez_compressed(beside, seconds=seconds, loss=np.array(history.loss), **arrays)
+    beside.replace(path)
     return predictions
+
+
+def _auc(model, loader: BatchLoader) -> float:
+    """AUC of the main task on held-out requests, by their drawn labels."""
+    p = predict(model, loader)
+    return auc(p.score[..., 0], p.label[..., 0])
 
 
 def seconds(run: Run) -> float:
@@ -154,7 +201,7 @@ def write(name: str, result: dict[str, Any]) -> Path:
     """``results/NAME.json``, written beside and renamed."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(path)
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(json.dumps(result, indent=1) + "\n")
+    beside.replace(path)
     return path

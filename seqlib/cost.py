@@ -19,6 +19,24 @@ from torch.utils.flop_counter import FlopCounterMode
 EVENT_BYTES = 4 + 8 + 1 + 1 + 4  # item, time, action set, surface, watch seconds
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Q Kᵀ and A V, from shapes (B, H, L, d)."""
+    b, h, rows, d = query
+    return 2 * b * h * rows * key[2] * (d + value[3])
+
+
+def _lstm_flops(x: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    """All steps of one layer: x (L, B, D), w_x (4H, D), w_h (4H, H)."""
+    return 2 * x[0] * x[1] * w_x[0] * (w_x[1] + w_h[1])
+
+
+# PyTorch does not count these two kernels of CPUs.
+_MISSING = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+}
+
+
 def flops(model: Any, n_requests: int, n_candidates: int, length: int) -> int:
     """Matrix-multiply FLOPs of one forward by the model's own formula."""
     for name, n in (("n_requests", n_requests), ("n_candidates", n_candidates), ("length", length)):
@@ -30,7 +48,7 @@ def flops(model: Any, n_requests: int, n_candidates: int, length: int) -> int:
 @torch.no_grad()
 def counted_flops(fn: Callable[[], Any]) -> int:
     """Matrix-multiply FLOPs that PyTorch counts while ``fn`` runs."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_MISSING) as counter:
         fn()
     return counter.get_total_flops()
 

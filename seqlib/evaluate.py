@@ -153,6 +153,7 @@ def bootstrap(
     task: int = 0,
     *,
     expected: bool | None = None,
+    among: NDArray | None = None,
     n: int = 1000,
     seed: int = 0,
 ) -> Bootstrap:
@@ -161,6 +162,7 @@ def bootstrap(
     Args:
         runs: predictions of one model, one or several seeds on the same requests.
         task: which label. expected: against exact probabilities; by default where there are any.
+        among: (R, C) bool, the candidates to measure on; None is all of them.
         n: draws. seed: of the draws; models are paired when it agrees.
 
     Raises:
@@ -175,10 +177,12 @@ def bootstrap(
     if expected and first.truth is None:
         raise ValueError("these requests have no exact probabilities; use expected=False")
     target = (first.truth if expected else first.label)[..., task].ravel()  # type: ignore[index]
+    kept = np.ones(len(target)) if among is None else among.astype(np.float64).ravel()
     names, user = np.unique(first.user, return_inverse=True)
     user = np.repeat(user, first.score.shape[1])
     sorted_runs = [
-        _Resampled(p.score[..., task].ravel(), target, 1 - target, user) for p in several
+        _Resampled(p.score[..., task].ravel(), kept * target, kept * (1 - target), user)
+        for p in several
     ]
 
     def value(weight: NDArray) -> float:
@@ -189,7 +193,16 @@ def bootstrap(
         value(np.bincount(rng.integers(0, users, users), minlength=users).astype(float))
         for _ in range(n)
     ]
-    same = (task, expected, n, seed, users, first.label.shape, first.index.tobytes())
+    same = (
+        task,
+        expected,
+        n,
+        seed,
+        users,
+        first.label.shape,
+        first.index.tobytes(),
+        kept.tobytes(),
+    )
     return Bootstrap(value(np.ones(users)), np.array(draws), users, same)
 
 
@@ -217,6 +230,42 @@ def paired_bootstrap(
     """
     left, right = (bootstrap(x, task, expected=expected, n=n, seed=seed) for x in (a, b))
     return left.minus(right)
+
+
+@dataclass(frozen=True)
+class Lift(Interval):
+    """A relative change, ``a / b − 1``, with its 95 % interval over resampled users."""
+
+
+def paired_lift(
+    a: Sequence[NDArray], b: Sequence[NDArray], user: NDArray, *, n: int = 1000, seed: int = 0
+) -> Lift:
+    """Relative change of a sum over requests, such as HIT@k's hits, from ``b`` to ``a``.
+
+    Users are drawn with replacement, each with all requests, and both sides are summed over the
+    same draw; several seeds are averaged first.
+
+    Args:
+        a, b: one (R,) array per seed, on the same requests. user: (R,).
+        n: draws. seed: of the draws.
+
+    Raises:
+        ValueError: other numbers of requests, or nothing at all on the side of ``b``.
+    """
+    names, of = np.unique(user, return_inverse=True)
+    if any(len(x) != len(of) for x in (*a, *b)):
+        raise ValueError(f"{[len(x) for x in (*a, *b)]} values for {len(of)} requests")
+    left, right = (
+        np.mean([np.bincount(of, x, minlength=len(names)) for x in s], 0) for s in (a, b)
+    )
+    if right.sum() <= 0:
+        raise ValueError("the base has no hit at all; a relative change is undefined")
+    rng = np.random.default_rng(seed)
+    w = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    base = w @ right
+    draws = (w @ left)[base > 0] / base[base > 0] - 1
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Lift(float(left.sum() / right.sum() - 1), float(low), float(high), len(names))
 
 
 def mean_over(

@@ -31,6 +31,11 @@ def record(name: str, value: Tensor) -> None:
         trace.setdefault(name, []).append(value.detach())
 
 
+def active() -> bool:
+    """True inside a ``capture``: for what would cost something to compute only to be recorded."""
+    return bool(_open.get())
+
+
 @contextmanager
 def capture() -> Iterator[Trace]:
     """Collect what modules record inside the ``with`` block. Captures may be nested."""

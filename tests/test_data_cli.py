@@ -94,7 +94,10 @@ def test_the_numbers_in_the_documentation_are_what_the_command_prints(capsys):
         (["git", "{tmp}/empty"], "is an empty clone: it has no commit"),
         (["git", "{tmp}/clone"], "no author has 500 events; the most active has 38: pass a"),
         (["git", "{tmp}/clone", "--depth", 0], "depth is 0; it must be at least 1"),
-        (["info", "{tmp}/none"], "is no preset (course, control, realistic), not 'complete-j"),
+        (
+            ["info", "{tmp}/none"],
+            "is no preset (course, control, realistic, drift), not 'complete-j",
+        ),
         (["info", "{tmp}/half.parquet"], "may be truncated or damaged: delete it and write it"),
         (["info", "{tmp}/late.parquet"], "log.time is in the future"),
         (["info", "{tmp}/ms.parquet"], "looks like milliseconds: divide by 1000"),

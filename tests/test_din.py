@@ -68,8 +68,8 @@ def reference_token(embed, b, row: int, j: int) -> torch.Tensor:
     parts += [items.content_scale * items.content[item], items.dense[item]]
     token = items.proj.weight @ torch.cat(parts)
     ratio = float(e.watch[row, j]) / float(e.duration[row, j])
-    bucket = sum(ratio > float(edge) for edge in embed.edges)
-    token = token + embed.action.weight[int(e.action[row, j]) + embed.n_actions * bucket]
+    bucket = sum(ratio > float(edge) for edge in embed.ids.edges)
+    token = token + embed.action.weight[int(e.action[row, j]) + embed.ids.n_sets * bucket]
     minutes = float(b.request_time[row] - e.time[row, j]) / 60
     token = token + embed.age.table.weight[min(int(2 * math.log2(1 + minutes)), 41)]
     return token + embed.rank.table.weight[min(int(2 * math.log2(1 + j)), 31)]

@@ -85,6 +85,18 @@ class Events(_Tensors):
         """The same histories with ``n`` more padded positions at the end."""
         return self._map(lambda t: torch.cat([t, t.new_zeros(t.shape[0], n)], dim=1))
 
+    def select(self, wanted: Tensor, length: int) -> Events:
+        """The newest ``length`` events among those wanted, in order, padding last.
+
+        Args:
+            wanted: (B, L) bool; padding is never taken.
+            length: width of the result, (B, min(length, L)).
+        """
+        keep = wanted & self.mask
+        order = torch.argsort(~keep, dim=1, stable=True)[:, :length]
+        kept = keep.gather(1, order)
+        return self._map(lambda t: t.gather(1, order) * kept)
+
     def validate(self, request_time: Tensor | None = None) -> Events:
         """Check shapes, types, order and padding; return self.
 

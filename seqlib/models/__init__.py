@@ -2,6 +2,10 @@
 
 from . import pooling  # noqa: F401, I001  (importing registers: in the order of the course)
 from . import din  # noqa: F401
+from . import transact  # noqa: F401
+from . import bst  # noqa: F401
+from . import recurrent  # noqa: F401
+from . import sim, hashed, twin  # noqa: F401
 from .ranker import HistoryEncoder, Ranker, RankerConfig
 from .registry import ModelCard, available, build, load, save
 

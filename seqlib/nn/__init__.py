@@ -1,19 +1,25 @@
 """Blocks that two models or more share."""
 
+from .attention import Encoder, EncoderLayer, SelfAttention, fuse
 from .dcn import CrossNetwork
-from .embedding import EmbeddingConfig, EventEmbedding, ItemEmbedding, MiniBatchAwareL2
+from .embedding import ActionIds, EmbeddingConfig, EventEmbedding, ItemEmbedding, MiniBatchAwareL2
 from .heads import MLP, TaskHeads
 from .time import LogBucketEncoding, PeriodicEncoding, log_bucket
 
 __all__ = [
     "MLP",
+    "ActionIds",
     "CrossNetwork",
     "EmbeddingConfig",
+    "Encoder",
+    "EncoderLayer",
     "EventEmbedding",
     "ItemEmbedding",
     "LogBucketEncoding",
     "MiniBatchAwareL2",
     "PeriodicEncoding",
+    "SelfAttention",
     "TaskHeads",
+    "fuse",
     "log_bucket",
 ]

@@ -13,6 +13,7 @@ from ..data.schema import PAD, UNKNOWN, DataSpec, Events
 from .time import LogBucketEncoding
 
 WATCH_EDGES = (0.1, 0.25, 0.5, 0.8, 1.2)  # watch ratios between the six watch buckets
+NEGATIVE_ACTIONS = ("hide",)  # everything else that a user does to an item counts for it
 MINUTE = 60.0
 
 
@@ -115,6 +116,41 @@ class ItemEmbedding(nn.Module):
         return 2 * min(n_ids, self.n_rows) * self.n_inputs * self.dim
 
 
+class ActionIds(nn.Module):
+    """What was done to an impression as one id: the action bit set, and the watch bucket above it.
+
+    Args:
+        spec: the data set, for its actions and whether watching means something.
+
+    Attributes:
+        n_sets: number of bit sets. size: number of ids.
+        positive_bits: bits of all actions but ``NEGATIVE_ACTIONS``.
+    """
+
+    edges: Tensor
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.watch, self.n_sets = spec.watch, 2 ** len(spec.actions)
+        self.size = self.n_sets * (len(WATCH_EDGES) + 1 if spec.watch else 1)
+        self.positive_bits = sum(
+            2**bit for bit, name in enumerate(spec.actions) if name not in NEGATIVE_ACTIONS
+        )
+        self.register_buffer("edges", torch.tensor(WATCH_EDGES), persistent=False)
+
+    def forward(self, events: Events) -> Tensor:
+        """Events (B, L) -> (B, L) int64 in [0, size)."""
+        ids = events.action.clamp(0, self.n_sets - 1)
+        if self.watch:
+            ratio = events.watch / events.duration.clamp_min(1e-6)
+            ids = ids + self.n_sets * torch.bucketize(ratio, self.edges.to(ratio.dtype))
+        return ids
+
+    def positive(self, events: Events) -> Tensor:
+        """(B, L) bool: some action was done, and not only a negative one."""
+        return (events.action & self.positive_bits) > 0
+
+
 class EventEmbedding(nn.Module):
     """Event -> token: ``e_j = x_item + a_action + t_age + r_rank``, zero where there is no event.
 
@@ -126,29 +162,20 @@ class EventEmbedding(nn.Module):
         items: the shared item embedding. spec: the data set. config: widths and switches.
     """
 
-    edges: Tensor
-
     def __init__(self, items: ItemEmbedding, spec: DataSpec, config: EmbeddingConfig) -> None:
         super().__init__()
-        self.items, self.config, self.watch = items, config, spec.watch
-        self.n_actions = 2 ** len(spec.actions)
+        self.items, self.config, self.ids = items, config, ActionIds(spec)
         if config.use_action:
-            n_watch = len(WATCH_EDGES) + 1 if spec.watch else 1
-            self.action = nn.Embedding(self.n_actions * n_watch, config.dim)
+            self.action = nn.Embedding(self.ids.size, config.dim)
             nn.init.normal_(self.action.weight, std=0.1)
-            self.register_buffer("edges", torch.tensor(WATCH_EDGES), persistent=False)
         if config.use_time:
             self.age = LogBucketEncoding(config.time_buckets, config.dim, unit=MINUTE)
         if config.use_rank:
             self.rank = LogBucketEncoding(config.rank_buckets, config.dim)
 
     def action_id(self, events: Events) -> Tensor:
-        """(B, L) row of the action table: bit set, and the watch bucket above it."""
-        ids = events.action.clamp(0, self.n_actions - 1)
-        if self.watch:
-            ratio = events.watch / events.duration.clamp_min(1e-6)
-            ids = ids + self.n_actions * torch.bucketize(ratio, self.edges.to(ratio.dtype))
-        return ids
+        """(B, L) row of the action table."""
+        return self.ids(events)
 
     def forward(self, events: Events, request_time: Tensor, x: Tensor | None = None) -> Tensor:
         """Events (B, L), (B,) seconds -> tokens (B, L, D).
