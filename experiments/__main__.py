@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from .plans import PLANS, summarise
+from .plans import PLANS, STUDIES, summarise
 from .pool import train
 from .runs import provenance, write
 
@@ -15,13 +15,18 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     parser.add_argument("what", choices=["run", "summarise", "all", "list"])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(PLANS)}")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*PLANS, *STUDIES])}")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
     options = parser.parse_args()
-    names = options.names or list(PLANS)
-    if unknown := set(names) - set(PLANS):
-        parser.error(f"unknown experiment {sorted(unknown)}; there are {', '.join(PLANS)}")
+    names = options.names or [*PLANS, *STUDIES]
+    if unknown := set(names) - set(PLANS) - set(STUDIES):
+        known = ", ".join([*PLANS, *STUDIES])
+        parser.error(f"unknown experiment {sorted(unknown)}; there are {known}")
     for name in names:
+        if name in STUDIES:
+            if options.what in ("summarise", "all"):
+                print(write(name, {"experiment": name, **provenance(1), **STUDIES[name]()}))
+            continue
         runs = PLANS[name]()
         if options.what == "list":
             print(f"{name}: {len(runs)} runs")

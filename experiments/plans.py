@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
-from . import transact
+from . import drift, transact, transact_claims
 from .runs import Run, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
@@ -107,6 +107,14 @@ PLANS = {
     "long-transact": transact.longer,
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
+BASES |= {"no history", "average pooling", "DIN", "DIN, all candidates", "TransAct", "hybrid"}
+BASES |= {"TransAct, no window", "first K + maximum", "concat"}
+
+# Conclusions drawn from several experiments, or measured in a way of their own.
+STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
+    "transact-claims": transact_claims.summarise,
+    "drift-transact": drift.study,
+}
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:

@@ -12,17 +12,16 @@ from typing import Any
 from .runs import Run
 
 SEEDS = (0, 1, 2)
-UNTIED: dict[str, Any] = {"n_layers": 1, "dropout": 0.0}
-START: dict[str, Any] = {**UNTIED, "tied": 4.0}
+START: dict[str, Any] = {"n_layers": 1, "dropout": 0.0, "tied": 4.0}
 RECIPE: dict[str, Any] = {"data": "course", "epochs": 1, "lr": 2e-3, "candidates": 4}
 TASKS = ("click", "like_or_share", "hide")
 
 
 def variant(name: str, model: str = "transact", length: int = 50, **options: Any) -> list[Run]:
     """Three seeds of TransAct's encoder in the small recipe, with some options changed."""
-    known = {f: options.pop(f) for f in ("label_weights", "lr", "epochs") if f in options}
-    tied = options.get("fusion", "concat") == "concat" and not model.startswith("bst")
-    settings = {**START, **options} if tied else {**UNTIED, **options}
+    fields = ("label_weights", "lr", "epochs")
+    known: dict[str, Any] = {f: options.pop(f) for f in fields if f in options}
+    settings = {**START, **options}
     run: dict[str, Any] = {**RECIPE, "model": model, "length": length, "name": name, **known}
     return [Run(seed=s, model_options=tuple(sorted(settings.items())), **run) for s in SEEDS]
 
@@ -45,8 +44,8 @@ def main() -> list[Run]:
         *plain("topic histogram", "topic_histogram", n),
         *plain("DIN", "din", n),
         *plain("DIN, all candidates", "din", n, candidates=None),
-        *variant("BST, all actions", "bst", n, dropout=0.0),
-        *variant("BST, positive actions", "bst_positive", 300, dropout=0.0),
+        *variant("BST, all actions", "bst", n),
+        *variant("BST, positive actions", "bst_positive", 300),
         *variant("vanilla transformer", length=n, d_action=0, fusion="none"),
         *variant("TransAct", length=n),
         *variant("TransAct, no window", length=n, window=0.0),

@@ -81,8 +81,8 @@ class Results:
         return fit[0]
 
 
-def load(name: str) -> Results:
-    """An experiment by name, e.g. "main-course".
+def document(name: str) -> dict[str, Any]:
+    """What an experiment wrote, as it stands in the file.
 
     Raises:
         FileNotFoundError: it was never run; the message says how to run it.
@@ -94,7 +94,16 @@ def load(name: str) -> Results:
             f"no stored experiment {name!r} (there are: {there}); "
             f"run it with: python -m experiments all {name}"
         )
-    raw = json.loads(path.read_text())
+    return json.loads(path.read_text())
+
+
+def load(name: str) -> Results:
+    """An experiment of models × lengths × seeds by name, e.g. "main-course".
+
+    Raises:
+        FileNotFoundError: it was never run; the message says how to run it.
+    """
+    raw = document(name)
     known = ("reference", "rows", "differences")
     rest = {k: v for k, v in raw.items() if k not in (*known, "experiment")}
     return Results(name, raw["reference"], tuple(raw["rows"]), tuple(raw["differences"]), rest)

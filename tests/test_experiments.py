@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from experiments import runs
-from experiments.plans import PLANS, label
+from experiments import drift, runs, transact_claims
+from experiments.plans import PLANS, STUDIES, label
 from experiments.runs import Run, execute
 from seqlib import results
 from seqlib.metrics import expected_auc
 
-STORED = sorted(p.stem for p in results.folder().glob("*.json"))
+STORED = sorted(p.stem for p in results.folder().glob("*.json") if p.stem not in STUDIES)
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -57,3 +59,48 @@ def test_a_run_is_named_by_all_its_settings():
     ]
     assert len({r.key for r in [base, *others]}) == 5
     assert json.loads(json.dumps(base.key)) == base.key
+
+
+def test_the_probe_finds_the_worlds_own_coefficients_and_none_in_no_history():
+    world = runs.dataset("course")
+    exact = drift.exact(world.test)
+    found = transact_claims.probe([exact], world.test)
+    assert found["transition_share"] == pytest.approx(1, abs=0.15)  # logits of mixtures: not linear
+    assert found["fatigue_share"] == pytest.approx(1, abs=0.15)
+    blind = dataclasses.replace(exact, score=world.test.extra["p_none"])
+    without = transact_claims.probe([blind], world.test)
+    assert abs(without["transition"]) < 0.1 * found["transition"]
+    assert abs(without["fatigue"]) < 0.1 * abs(found["fatigue"])
+
+
+def test_lifts_and_subsets_of_a_model_against_itself_are_zero():
+    world = runs.dataset("course")
+    exact = drift.exact(world.test)
+    same = transact_claims.lift([exact], [exact], transact_claims.REPIN)
+    assert (same.delta, same.low, same.high) == (0, 0, 0)
+    among = world.test.extra["T"] > 0
+    assert transact_claims.e_auc([exact], [exact], among).delta == 0
+    worse = dataclasses.replace(exact, score=world.test.extra["p_none"])
+    assert transact_claims.lift([worse], [exact], transact_claims.REPIN).high < 0
+
+
+def test_entropy_of_a_feed_by_hand():
+    assert drift._entropy(np.array([[3, 3, 3, 3]]))[0] == 0
+    assert drift._entropy(np.array([[1, 2, 3, 4]]))[0] == 2
+    assert drift._entropy(np.array([[1, 1, 2, 2]]))[0] == 1
+
+
+def test_joined_requests_keep_both_in_order():
+    world = runs.dataset("course")
+    both = drift.joined(world.train[:3], world.test[:2])
+    assert len(both) == 5
+    assert both.user.tolist() == [*world.train.user[:3], *world.test.user[:2]]
+    assert both.validate().between(float(world.test.time.min()), np.inf).user.tolist() == (
+        world.test.user[:2].tolist()
+    )
+
+
+def test_claims_of_chapter_03_are_complete_and_say_what_they_compared():
+    claims = results.document("transact-claims")["claims"]
+    assert [c["id"] for c in claims] == [f"V1-C{i}" for i in (*range(1, 10), 12)]
+    assert all(c["paper"] and c["ours"] and isinstance(c["holds"], bool) for c in claims)

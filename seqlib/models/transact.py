@@ -71,7 +71,7 @@ class TransActConfig:
         out_dim: width handed to the ranker, through LayerNorm and a linear layer; None is z itself.
         daily: width of a daily user embedding beside z; 0 for none.
         tied: start the first layer at "like attends to like" with this gain, see ``tie``; 0 starts
-            at random. Early fusion only. Ours: it lets a minute's training show what the model is.
+            at random. Ours: it lets a minute's training show what the model is.
     """
 
     seq_len: int = 100
@@ -148,7 +148,7 @@ class TransAct(nn.Module):
         self.encoder = Encoder(
             self.dim, config.n_heads, config.hidden, config.dropout, config.n_layers
         )
-        if config.tied and config.fusion == "concat":
+        if config.tied:
             tie(self.encoder, config.d_action, d_item, config.tied)
         drawn = random.Random(0).sample(range(config.seq_len), config.n_rows)
         self.register_buffer("positions", torch.tensor(sorted(drawn)), persistent=True)
@@ -301,9 +301,10 @@ class TransAct(nn.Module):
 def tie(encoder: Encoder, d_action: int, d_item: int, scale: float) -> None:
     """Start the first layer at "like attends to like".
 
-    The candidate's query and an event's key become the same map of the item vector, so that the
-    first logits hold ``scale² ⟨q, p_i⟩ / √d_h``. With random maps a layer has to discover from
-    click labels that the same topic is the same topic.
+    The query of the last item in a token (the candidate, where it is fused in) and the key of an
+    event become the same map of the item vector, so that the first logits hold
+    ``scale² ⟨q, p_i⟩ / √d_h``. With random maps a layer has to discover from click labels that the
+    same topic is the same topic.
     """
     attention = encoder.stack[0].self_attn
     per_head = attention.dim // attention.n_heads
@@ -312,7 +313,7 @@ def tie(encoder: Encoder, d_action: int, d_item: int, scale: float) -> None:
     for at in range(0, attention.dim, per_head):
         q = attention.in_proj_weight[at : at + width]
         k = attention.in_proj_weight[attention.dim + at : attention.dim + at + width]
-        q.zero_()[:, d_action + d_item :] = eye
+        q.zero_()[:, -d_item:] = eye
         k.zero_()[:, d_action : d_action + d_item] = eye
 
 

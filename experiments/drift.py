@@ -1,0 +1,208 @@
+"""TransAct where the world moves: how a model ages (V1-C11), and what its window does (V1-C10).
+
+World ``drift``: topic appeal, item quality and the catalogue move by known functions of time, so the
+ceiling stays exact. Models are trained on the 260 days before day 560 and then left alone; others are
+trained again, on the 260 days before days 616 and 672. What is reported is the gain of the model with
+real-time actions over the one without any history, by the age of the model in bins of four weeks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+
+import seqlib
+from seqlib import runtime
+from seqlib.data.log import BatchLoader, Requests
+from seqlib.data.schema import SECONDS_PER_DAY
+from seqlib.data.world import make_world
+from seqlib.evaluate import Predictions, bootstrap, paired_lift, predict
+from seqlib.multitask import hits, utility
+from seqlib.train import FitConfig, fit
+
+from .runs import CACHE
+
+SEEDS = (0, 1, 2)
+BIN, FIRST, WINDOW = 28, 560, 260  # days
+RETRAINED = (616, 672)
+LENGTH, SLATE, TOP = 50, 64, 10
+ACTIONS: dict[str, Any] = {"n_layers": 1, "dropout": 0.0, "tied": 4.0, "seq_len": LENGTH}
+MODELS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "without": ("item_only", {}, 5e-3),
+    "with": ("transact", {**ACTIONS, "window": 0.0}, 2e-3),
+    "with, window": ("transact", {**ACTIONS, "window": 24.0}, 2e-3),
+    "with, window, leaky": ("transact_paper", {**ACTIONS, "window": 24.0}, 2e-3),
+}
+
+
+def joined(a: Requests, b: Requests) -> Requests:
+    """Requests of both, one after the other."""
+    new = {
+        f.name: np.concatenate([getattr(a, f.name), getattr(b, f.name)])
+        for f in dataclasses.fields(a)
+        if f.name != "extra" and getattr(a, f.name) is not None
+    }
+    return dataclasses.replace(a, **new, extra={})
+
+
+def trained(world, requests: Requests, name: str, seed: int) -> torch.nn.Module:
+    """One model of ``MODELS``, one epoch, 4 of 16 candidates."""
+    model_name, options, lr = MODELS[name]
+    runtime.setup(1, seed)
+    model = seqlib.build(model_name, world.spec, seed=seed, **options)
+    loader = BatchLoader(
+        world.log, requests, length=LENGTH, batch_size=32, shuffle=True, seed=seed, candidates=4
+    )
+    fit(model, loader, FitConfig(epochs=1, lr=lr, seed=seed), device="cpu")
+    return model
+
+
+def scored(model, world, requests: Requests) -> Predictions:
+    """Predictions on requests, in their order."""
+    loader = BatchLoader(world.log, requests, length=LENGTH, batch_size=32, sort_by_length=True)
+    return predict(model, loader)
+
+
+def seed_results(seed: int) -> str:
+    """Everything one seed needs; kept in the cache so that an interrupted study resumes."""
+    path = CACHE / f"drift-transact-{seed}.npz"
+    if path.exists():
+        return str(path)
+    world = make_world("drift", seed=0)
+    slates = make_world("drift", seed=0, C=SLATE, R_train=1, R_test=6)
+    everything = joined(world.train, world.test)
+    out: dict[str, np.ndarray] = {}
+    for name in MODELS:
+        for day in (FIRST, *RETRAINED) if name in ("without", "with") else (FIRST,):
+            begin, end = (d * SECONDS_PER_DAY for d in (day - WINDOW, day))
+            model = trained(world, everything.between(begin, end), name, seed)
+            out[f"{name}|{day}"] = scored(model, world, world.test).score.astype(np.float32)
+            if day == FIRST:
+                out[f"{name}|slate"] = scored(model, slates, slates.test).score.astype(np.float32)
+    CACHE.mkdir(exist_ok=True)
+    beside = path.with_name(f".{path.stem}.npz")
+    np.savez_compressed(beside, **out)  # type: ignore[arg-type]
+    beside.replace(path)
+    return str(path)
+
+
+def study() -> dict[str, Any]:
+    """Run what is missing and summarise: ageing by bin, and the feed's diversity."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        paths = list(pool.map(seed_results, SEEDS))
+    stored = []
+    for path in paths:
+        with np.load(path) as z:
+            stored.append({k: z[k] for k in z.files})
+    world = make_world("drift", seed=0)
+    slates = make_world("drift", seed=0, C=SLATE, R_train=1, R_test=6)
+    return {
+        "ageing": _ageing(world, stored),
+        "diversity": _diversity(slates, stored),
+        "settings": json.loads(json.dumps({"models": MODELS, "length": LENGTH, "top": TOP})),
+    }
+
+
+def _group(requests: Requests, stored, key: str, keep: np.ndarray) -> list[Predictions]:
+    base = exact(requests)
+    whole = [dataclasses.replace(base, score=s[key].astype(np.float64)) for s in stored]
+    return [p.rows(keep) for p in whole]
+
+
+def _ageing(world, stored) -> list[dict[str, Any]]:
+    """Per bin of model age: E-AUC of all, gain of real time, and what retraining brings to each."""
+    out = []
+    days = world.test.time / SECONDS_PER_DAY
+    for begin in range(FIRST, FIRST + 6 * BIN, BIN):
+        keep = (days >= begin) & (days < begin + BIN)
+        fresh = max(d for d in (FIRST, *RETRAINED) if d <= begin)
+        boots = {
+            f"{name}, {when}": bootstrap(_group(world.test, stored, f"{name}|{day}", keep))
+            for name in ("with", "without")
+            for when, day in (("stale", FIRST), ("retrained", fresh))
+        }
+        ceiling = bootstrap(exact(world.test).rows(keep)).value
+        gain = {
+            when: boots[f"with, {when}"].minus(boots[f"without, {when}"])
+            for when in ("stale", "retrained")
+        }
+        ageing = {
+            name: boots[f"{name}, stale"].minus(boots[f"{name}, retrained"])
+            for name in ("with", "without")
+        }
+        out.append(
+            {"weeks": [(begin - FIRST) // 7, (begin - FIRST + BIN) // 7], "requests": int(keep.sum()),
+             "retrained_at": fresh, "ceiling": round(ceiling, 5),
+             "e_auc": {k: round(b.value, 5) for k, b in boots.items()},
+             "gain": {k: _cell(i) for k, i in gain.items()},
+             "lost_by_age": {k: _cell(i) for k, i in ageing.items()}}
+        )  # fmt: skip
+    return out
+
+
+def exact(requests: Requests) -> Predictions:
+    """The exact probabilities as predictions: the ceiling."""
+    assert requests.truth is not None
+    label, user = requests.labels.astype(np.float64), requests.user.astype(np.int64)
+    return Predictions(requests.truth, label, user, np.arange(len(user)), requests.truth)
+
+
+def _cell(i) -> dict[str, float]:
+    return {k: round(float(getattr(i, k)), 5) for k in ("delta", "low", "high")}
+
+
+def _diversity(world, stored) -> dict[str, Any]:
+    """Top 10 of 64 candidates by utility: entropy of topics, share just engaged with, HIT@3."""
+    requests = world.test
+    topic = world.spec.items.fields["topic"].numpy()[requests.items]
+    recent = _engaged_today(world, topic)
+    keep = np.ones(len(requests), bool)
+    values: dict[str, dict[str, list[np.ndarray]]] = {}
+    for name in MODELS:
+        group = _group(requests, stored, f"{name}|slate", keep)
+        top = [np.argsort(-utility(p.score), axis=1, kind="stable")[:, :TOP] for p in group]
+        values[name] = {
+            "entropy": [_entropy(np.take_along_axis(topic, t, 1)) for t in top],
+            "engaged": [np.take_along_axis(recent, t, 1).mean(1) for t in top],
+            "repin": [hits(utility(p.score), requests.truth[..., 1]) for p in group],
+        }
+    base = {"over no history": "without", "over no window": "with"}
+    return {
+        "requests": len(requests),
+        "mean": {
+            n: {k: round(float(np.mean(x)), 4) for k, x in v.items()} for n, v in values.items()
+        },
+        "lift": {
+            title: {
+                n: {k: _cell(paired_lift(v[k], values[b][k], requests.user)) for k in v}
+                for n, v in values.items()
+                if n not in ("without", b)
+            }
+            for title, b in base.items()
+        },
+    }
+
+
+def _entropy(topics: np.ndarray) -> np.ndarray:
+    """(R, k) -> (R,) entropy in bits of the topics shown."""
+    share = (topics[:, :, None] == topics[:, None]).mean(2)  # of each position's own topic
+    return -np.log2(share).mean(1)
+
+
+def _engaged_today(world, topic: np.ndarray) -> np.ndarray:
+    """(R, C): the candidate's topic got a positive action in the 24 hours before the request."""
+    log, requests, of = world.log, world.test, world.spec.items.fields["topic"].numpy()
+    out = np.zeros(topic.shape)
+    for r in range(len(requests)):
+        rows = log.of(int(requests.user[r]))
+        t = log.time[rows]
+        now = requests.time[r]
+        near = (t < now) & (t >= now - SECONDS_PER_DAY) & ((log.action[rows] & 7) > 0)
+        out[r] = np.isin(topic[r], of[log.item[rows][near]])
+    return out
