@@ -10,7 +10,7 @@ import numpy as np
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
-from . import drift, transact, transact_claims
+from . import drift, transact, transact_claims, twin
 from .runs import Run, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
@@ -105,10 +105,15 @@ PLANS = {
     "length-transact": transact.by_length,
     "hybrid-transact": transact.hybrid,
     "long-transact": transact.longer,
+    "main-twin": twin.main,
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
 BASES |= {"no history", "average pooling", "DIN", "DIN, all candidates", "TransAct", "hybrid"}
-BASES |= {"TransAct, no window", "first K + maximum", "concat"}
+BASES |= {"TransAct, no window", "first K + maximum", "concat", "sim_hard", "sim_hard by topic"}
+SHORT = {
+    "din_similarity, L=100",
+    "topic_histogram, L=100",
+}  # whole-life models are held against them
 
 # Conclusions drawn from several experiments, or measured in a way of their own.
 STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -168,7 +173,7 @@ def _reference(data, lengths: Sequence[int]) -> dict[str, Any]:
 
 
 def _differences(predictions: dict[tuple[str, int], list[Predictions]]) -> list[dict[str, Any]]:
-    """Every label against the baselines of the same length, main task, paired by user.
+    """Every label against the baselines, of the same length but for ``SHORT``, paired by user.
 
     A side with more seeds than the other is cut to as many, so that means are over equal numbers.
     """
@@ -182,7 +187,8 @@ def _differences(predictions: dict[tuple[str, int], list[Predictions]]) -> list[
     out = []
     for a in predictions:
         for b in predictions:
-            if b[0] not in BASES or a[0] == b[0] or a[1] != b[1]:
+            same_length = a[1] == b[1] or b[0] in SHORT
+            if b[0] not in BASES | SHORT or a[0] == b[0] or not same_length:
                 continue
             n = min(len(predictions[a]), len(predictions[b]))
             i = of(a, n).minus(of(b, n))
