@@ -105,6 +105,7 @@ PLANS = {
     "length-transact": transact.by_length,
     "hybrid-transact": transact.hybrid,
     "long-transact": transact.longer,
+    "real-transact": transact.real,
     "main-twin": twin.main,
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}

@@ -113,3 +113,13 @@ def longer() -> list[Run]:
         din = {**at, "lr": 5e-3, "epochs": 10}
         runs.append(Run(seed=s, **{**din, "model": "din", "name": "DIN"}))
     return runs
+
+
+def real() -> list[Run]:
+    """The same small recipe on a year of purchases."""
+    data: dict[str, Any] = {"data": "complete-journey"}
+    runs = plain("no history", "item_only", 100, **data)
+    runs += plain("DIN, all candidates", "din", 100, candidates=None, **data)
+    settings = tuple(sorted({**START, "window": 0.0}.items()))
+    recipe = {**RECIPE, **data, "model": "transact", "length": 100, "name": "TransAct, no window"}
+    return runs + [Run(seed=s, model_options=settings, **recipe) for s in SEEDS]
