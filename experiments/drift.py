@@ -2,16 +2,19 @@
 
 World ``drift``: topic appeal, item quality and the catalogue move by known functions of time, so the
 ceiling stays exact. Models are trained on the 260 days before day 560 and then left alone; others are
-trained again, on the 260 days before days 616 and 672. What is reported is the gain of the model with
-real-time actions over the one without any history, by the age of the model in bins of four weeks.
+trained again, on as many requests of the 260 days before days 616 and 672. What is reported is the
+gain of the model with real-time actions over the one without any history, by the age of the model in
+bins of four weeks.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,44 +72,72 @@ def scored(model, world, requests: Requests) -> Predictions:
     return predict(model, loader)
 
 
-def seed_results(seed: int) -> str:
-    """Everything one seed needs; kept in the cache so that an interrupted study resumes."""
-    path = CACHE / f"drift-transact-{seed}.npz"
-    if path.exists():
-        return str(path)
-    world = make_world("drift", seed=0)
-    slates = make_world("drift", seed=0, C=SLATE, R_train=1, R_test=6)
-    everything = joined(world.train, world.test)
-    out: dict[str, np.ndarray] = {}
-    for name in MODELS:
-        for day in (FIRST, *RETRAINED) if name in ("without", "with") else (FIRST,):
-            begin, end = (d * SECONDS_PER_DAY for d in (day - WINDOW, day))
-            model = trained(world, everything.between(begin, end), name, seed)
-            out[f"{name}|{day}"] = scored(model, world, world.test).score.astype(np.float32)
-            if day == FIRST:
-                out[f"{name}|slate"] = scored(model, slates, slates.test).score.astype(np.float32)
-    CACHE.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.stem}.npz")
-    np.savez_compressed(beside, **out)  # type: ignore[arg-type]
-    beside.replace(path)
-    return str(path)
+def kept(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What ``make`` returns, from the cache if it was made before."""
+    if not path.exists():
+        CACHE.mkdir(exist_ok=True)
+        beside = path.with_name(f".{path.stem}.npz")
+        np.savez_compressed(beside, **make())  # type: ignore[arg-type]
+        beside.replace(path)
+    with np.load(path) as z:
+        return {k: z[k] for k in z.files}
+
+
+def ageing_run(seed: int) -> dict[str, np.ndarray]:
+    """Scores of all test requests by models trained before days 560, 616 and 672.
+
+    All are trained on equally many requests, drawn from their own 260 days: a model must not look
+    fresh or stale because it saw more or fewer.
+    """
+
+    def make() -> dict[str, np.ndarray]:
+        world = make_world("drift", seed=0)
+        requests, out = joined(world.train, world.test), {}
+        periods = {
+            day: requests.between((day - WINDOW) * SECONDS_PER_DAY, day * SECONDS_PER_DAY)
+            for day in (FIRST, *RETRAINED)
+        }
+        n = min(len(r) for r in periods.values())
+        for day, period in periods.items():
+            rows = np.sort(np.random.default_rng(seed).choice(len(period), n, replace=False))
+            for name in ("without", "with"):
+                model = trained(world, period[rows], name, seed)
+                out[f"{name}|{day}"] = scored(model, world, world.test).score.astype(np.float32)
+        return out
+
+    return kept(CACHE / f"drift-ageing-{seed}.npz", make)
+
+
+def feed_run(seed: int) -> dict[str, np.ndarray]:
+    """Scores of slates of 64 candidates by models with and without the window."""
+
+    def make() -> dict[str, np.ndarray]:
+        world, slates = make_world("drift", seed=0), feed()
+        begin, end = ((FIRST - WINDOW) * SECONDS_PER_DAY, FIRST * SECONDS_PER_DAY)
+        past, out = world.train.between(begin, end), {}
+        for name in MODELS:
+            model = trained(world, past, name, seed)
+            out[f"{name}|slate"] = scored(model, slates, slates.test).score.astype(np.float32)
+        return out
+
+    return kept(CACHE / f"drift-feed-{seed}.npz", make)
+
+
+def feed():
+    """The same world and the same lives, with slates of 64 candidates."""
+    return make_world("drift", seed=0, C=SLATE, R_train=1, R_test=6)
 
 
 def study() -> dict[str, Any]:
     """Run what is missing and summarise: ageing by bin, and the feed's diversity."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        paths = list(pool.map(seed_results, SEEDS))
-    stored = []
-    for path in paths:
-        with np.load(path) as z:
-            stored.append({k: z[k] for k in z.files})
-    world = make_world("drift", seed=0)
-    slates = make_world("drift", seed=0, C=SLATE, R_train=1, R_test=6)
-    return {
-        "ageing": _ageing(world, stored),
-        "diversity": _diversity(slates, stored),
-        "settings": json.loads(json.dumps({"models": MODELS, "length": LENGTH, "top": TOP})),
-    }
+        feeds = pool.map(feed_run, SEEDS)
+        ages = pool.map(ageing_run, SEEDS)
+        return {
+            "ageing": _ageing(make_world("drift", seed=0), list(ages)),
+            "diversity": _diversity(feed(), list(feeds)),
+            "settings": json.loads(json.dumps({"models": MODELS, "length": LENGTH, "top": TOP})),
+        }
 
 
 def _group(requests: Requests, stored, key: str, keep: np.ndarray) -> list[Predictions]:
