@@ -1,0 +1,18 @@
+"""Models behind a request: what was computed beforehand is fetched, the rest is computed now."""
+
+from .store import KeyStore, Manifest, Snapshot, StoreError, StoreFullError, VersionError
+from .twin import Answer, KeyProjector, Report, Savings, TwinServer
+
+__all__ = [
+    "Answer",
+    "KeyProjector",
+    "KeyStore",
+    "Manifest",
+    "Report",
+    "Savings",
+    "Snapshot",
+    "StoreError",
+    "StoreFullError",
+    "TwinServer",
+    "VersionError",
+]
