@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .theme import (
     BEHIND,
+    CARD,
     GREY,
     INK,
     SOFT,
@@ -293,6 +294,48 @@ def forest(
     against = f", against {looks([base])[0].title}" if base else ""
     ax.set_xlabel(f"{xlabel}{against}  (95 % interval; hollow: it holds 0)")
     ax.set_title(title)
+    return fig
+
+
+@themed
+def dots(
+    values: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    references: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
+    """One row per variant: a light dot per seed, a full one for their mean, the mean at the right.
+
+    Args:
+        values: name -> (seeds,). references: name -> where a vertical line stands, e.g. no history.
+
+    Raises:
+        ValueError: no variant, or one without a seed.
+    """
+    if not values:
+        raise ValueError("values is empty; there is nothing to draw")
+    lines = references or {}
+    fig, ax = canvas(7.4, 0.34 * len(values) + (1.45 if lines else 1.15))
+    styles = looks(values)
+    for row, ((name, each), style) in enumerate(zip(values.items(), styles, strict=True)):
+        x = numbers(each, str(name), 1)
+        ax.plot([x.min(), x.max()], [row, row], color=style.color, lw=1.4, alpha=0.6)
+        ax.plot(x, np.full(len(x), row), "o", ms=4.5, mfc=CARD, mec=style.color, mew=1.1)
+        ax.plot(x.mean(), row, "o", ms=7.5, color=style.color)
+        ax.annotate(f"{x.mean():.4f}".replace("-", "−"), (1.01, row), va="center", fontsize=8.5,
+                    xycoords=("axes fraction", "data"), color=INK)  # fmt: skip
+    for i, (name, at) in enumerate(lines.items()):
+        ax.axvline(at, color=SOFT, lw=1.4, ls=("--", ":", "-.")[i % 3], label=f"{name} {at:.3f}")
+    ax.set_yticks(range(len(values)), [s.title for s in styles])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(values) - 0.4, -0.6)
+    plain(ax, "both")
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(f"{xlabel}  (light: each seed, full: their mean)")
+    ax.set_title(title)
+    if lines:
+        fig.legend(loc="outside lower right", ncols=len(lines))
     return fig
 
 

@@ -13,7 +13,15 @@ from conftest import ROOT
 import seqlib
 from seqlib.data.world import make_world, p_window
 from seqlib.viz import explorers
-from seqlib.viz.explorers import LENGTHS, din_logit, din_weights, life_filter, pooled_vector
+from seqlib.viz.explorers import (
+    LENGTHS,
+    WINDOWS,
+    din_logit,
+    din_weights,
+    life_filter,
+    pooled_vector,
+    transact_forward,
+)
 
 STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -76,6 +84,31 @@ def test_din(page, site, candidate, softmax):
     np.testing.assert_allclose(
         float(explorer.get_attribute("data-total")), 3 * want.sum(), atol=1e-9
     )
+
+
+def same_as_python(root, state, candidate, **options) -> dict:
+    """Attention, its mean, and every head in the page are those of the Python reference."""
+    want = transact_forward(state, candidate, **options)
+    np.testing.assert_allclose(numbers(root, "attention"), want["attention"], atol=1e-9)
+    np.testing.assert_allclose(numbers(root, "weights"), want["mean"], atol=1e-9)
+    np.testing.assert_allclose(numbers(root, "logits"), want["logits"], atol=1e-9)
+    np.testing.assert_allclose(numbers(root, "p"), want["probabilities"], atol=1e-9)
+    return want
+
+
+@pytest.mark.parametrize("candidate", [0, 2])
+@pytest.mark.parametrize("strict", [True, False])
+def test_transact(page, site, candidate, strict):
+    explorer, state = open_explorer(page, site, "03"), stored("03", "layer")
+    explorer.get_by_label("candidate").select_option(index=candidate)
+    same_as_python(explorer, state, candidate)
+    if not strict:
+        explorer.get_by_label("mask").select_option(index=1)
+    slide(explorer.locator("input[type=range]"), 3)
+    explorer.locator("button.name").nth(4).click()
+    explorer.get_by_label("all actions count as").select_option(label="hide")
+    options = {"kind": "hide", "window": WINDOWS[3], "strict": strict, "off": [4]}
+    same_as_python(explorer, state, candidate, **options)
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +181,31 @@ def din():
     return explorers.DINExplorer(state)
 
 
+@pytest.fixture(scope="module")
+def transact():
+    options = {"n_layers": 1, "seq_len": 12, "n_rows": 4, "out_dim": 16, "dropout": 0.0}
+    model = tiny.fill(seqlib.build("transact", tiny.spec(), seed=0, **options), 0.3).eval()
+    batch = tiny.batch(lengths=(12,))
+    with torch.no_grad():
+        state = explorers.transact_state(
+            model.state_dict(), items=model.items(batch.events.item)[0],
+            actions=model.encoder.ids(batch.events)[0].tolist(),
+            ages=((batch.request_time - batch.events.time[0]) / 3_600).tolist(),
+            candidates=model.items(batch.items.id)[0], features=model.features(batch)[0],
+            titles=[f"event {j}" for j in range(12)], notes=["click, 2 d"] * 12,
+            candidate_titles=["a", "b", "c"], kinds={"click": 1, "hide": 8},
+            tasks=("click", "like", "hide"),
+        )  # fmt: skip
+    return explorers.TransActExplorer(state)
+
+
 def make(kind: str, request):
     if kind == "pooling":
         return explorers.PoolingExplorer.mira()
     return request.getfixturevalue(kind)
 
 
-KINDS = ["pooling", "din", "life"]
+KINDS = ["pooling", "din", "transact", "life"]
 
 
 @pytest.mark.parametrize("pool", explorers.POOLS)
@@ -220,6 +271,51 @@ def test_din_alone(page, site, din, candidate, softmax):
     }
     most = sorted(worth, key=lambda j: -abs(worth[j]))[:4]
     assert numbers(root, "top").tolist() == most
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("step", [0, 4, len(WINDOWS) - 1])
+def test_transact_alone(page, site, transact, step, strict):
+    root, state = mount(page, transact), transact.state
+    root.get_by_label("mask").select_option(index=0 if strict else 1)
+    slide(root.locator("input[type=range]"), step)
+    options = {"window": WINDOWS[step], "strict": strict}
+    for i in range(3):
+        root.get_by_label("candidate").select_option(index=i)
+        same_as_python(root, state, i, **options)
+    for j in (0, 7):
+        root.locator("button.name").nth(j).click()
+    root.get_by_label("all actions count as").select_option(label="hide")
+    options |= {"kind": "hide", "off": [0, 7]}
+    want = same_as_python(root, state, 2, **options)
+    worth = {}
+    for j in set(range(12)) - {0, 7}:
+        less = transact_forward(state, 2, **{**options, "off": [0, 7, j]})
+        worth[j] = want["logits"][0] - less["logits"][0]
+    most = sorted((j for j in worth if abs(worth[j]) > 1e-9), key=lambda j: -abs(worth[j]))[:4]
+    assert numbers(root, "top").tolist() == most
+
+
+def test_transact_with_everything_hidden_reads_the_learned_vector(page, site, transact):
+    root = mount(page, transact)
+    for name in root.locator("button.name").all():
+        name.click()
+    want = same_as_python(root, transact.state, 0, off=range(12))
+    assert want["attention"].sum() == 0
+    assert "Nothing is visible" in root.inner_text()
+
+
+def test_the_window_hides_altogether_or_as_keys_only(page, site, transact):
+    """Change what was done by a hidden event: strict heads stay, the authors' move."""
+    root = mount(page, transact)
+    slide(root.locator("input[type=range]"), len(WINDOWS) - 1)  # all twelve events are younger
+    before = numbers(root, "logits")
+    root.get_by_label("all actions count as").select_option(label="hide")
+    assert numbers(root, "logits").tolist() == before.tolist()
+    root.get_by_label("mask").select_option(index=1)
+    hide = numbers(root, "logits")
+    root.get_by_label("all actions count as").select_option(label="click")
+    assert np.abs(numbers(root, "logits") - hide).max() > 1e-3
 
 
 def test_repeating_the_history_moves_the_sum_and_not_the_softmax(page, site, din):

@@ -31,14 +31,15 @@ class _Explorer(anywidget.AnyWidget):
     _css = _CSS
     state = traitlets.Dict().tag(sync=True)
     _needs: ClassVar[tuple[str, ...]] = ()
+    _limit: ClassVar[int] = MAX_STATE
 
     def __init__(self, state: Mapping[str, Any], **kwargs: Any) -> None:
         if missing := [k for k in self._needs if k not in state]:
             raise ValueError(f"state lacks {missing}; it needs {list(self._needs)}")
         size = len(json.dumps(state))
-        if size > MAX_STATE:
+        if size > self._limit:
             raise ValueError(
-                f"state has {size:,} bytes, over {MAX_STATE:,}; give fewer events or candidates"
+                f"state has {size:,} bytes, over {self._limit:,}; give fewer events or candidates"
             )
         super().__init__(state=dict(state), **kwargs)
 
@@ -86,6 +87,18 @@ class DINExplorer(_Explorer):
 
     _esm = _KIT + (_HERE / "din.js").read_text()
     _needs = ("titles", "notes", "tokens", "candidates", "candidateTitles", "unit")
+
+
+class TransActExplorer(_Explorer):
+    """A trained TransAct layer on one session: choose a candidate, change what was done, move the
+    window; see the attention and the probability of every head.
+
+    State: see ``transact_state``, which makes it from a model's weights.
+    """
+
+    _esm = _KIT + (_HERE / "transact.js").read_text()
+    _needs = ("titles", "notes", "ages", "tokens", "candidates", "candidateTitles", "layer", "head")
+    _limit = 80_000
 
 
 class LifeExplorer(_Explorer):
@@ -374,6 +387,184 @@ def din_logit(
     for layer in h["mlp"]:
         x = np.maximum(unpack(layer["w"]) @ x + unpack(layer["b"]), 0)
     return float(x @ h["deep"] + h["deepBias"] + h["wideFixed"][candidate] + past @ h["wide"])
+
+
+# --- TransAct ---------------------------------------------------------------------------------
+
+WINDOWS = (0, 0.1, 0.25, 0.5, 1, 2, 4, 8, 12, 24, 48, 96)  # hours, the explorer's slider
+
+
+def transact_state(
+    weights: Mapping[str, Any],
+    *,
+    items: ArrayLike,
+    actions: Sequence[int],
+    ages: ArrayLike,
+    candidates: ArrayLike,
+    features: ArrayLike,
+    titles: Sequence[str],
+    notes: Sequence[str],
+    candidate_titles: Sequence[str],
+    kinds: Mapping[str, int],
+    tasks: Sequence[str],
+) -> dict[str, Any]:
+    """State of a ``TransActExplorer`` from a trained ranker's weights.
+
+    Projections are linear and tokens are concatenations, so those of every item, action kind and
+    candidate are sent in place of the matrices; W_O is applied to the values.
+
+    Args:
+        weights: ``ranker.state_dict()``; one layer, one head, fusion "concat", rows "first", pool.
+        items: (n, D) item vectors of the events, newest first. actions: (n,) action ids.
+        ages: (n,) hours. candidates: (C, D). features: (C, width) of the ranker.
+        titles, notes: (n,). candidate_titles: (C,).
+        kinds: name -> action id, what all events may be counted as. tasks: names of the heads.
+
+    Raises:
+        ValueError: lengths that don't fit each other, or an encoder of another shape.
+    """
+    w = {k: np.asarray(v, np.float64) for k, v in weights.items()}
+    at = "encoder.encoder.layers."
+    if f"{at}0.linear1.weight" not in w or f"{at}1.linear1.weight" in w or "encoder.empty" not in w:
+        raise ValueError("the explorer knows TransAct with strict masks and exactly one layer")
+    p, q = np.asarray(items, np.float64), np.asarray(candidates, np.float64)
+    sizes = {"items": len(p), "actions": len(actions), "ages": len(np.asarray(ages))}
+    sizes |= {"titles": len(titles), "notes": len(notes)}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"lengths differ: {sizes}; they must be equal")
+    if len(q) != len(candidate_titles):
+        raise ValueError(f"{len(q)} candidates for {len(candidate_titles)} candidate_titles")
+    ids = list(dict.fromkeys([*kinds.values(), *map(int, actions)]))
+    acts = w["encoder.action.weight"][np.array(ids) + 1]
+    d_a, d_p = acts.shape[1], p.shape[1]
+    w_in, b_in = w[f"{at}0.self_attn.in_proj_weight"], w[f"{at}0.self_attn.in_proj_bias"]
+    w_o, b_o = w[f"{at}0.self_attn.out_proj.weight"], w[f"{at}0.self_attn.out_proj.bias"]
+    d = len(w_o)
+    w_q, w_k, w_v = np.split(w_in, 3)
+    w_vo = w_o @ w_v
+    b_q, _, b_v = np.split(b_in, 3)
+    parts = {"a": slice(0, d_a), "p": slice(d_a, d_a + d_p), "c": slice(d_a + d_p, d)}
+    given = {"a": acts, "p": p, "c": q}
+    layer = {
+        f"{name}{part}": pack(given[part] @ m[:, parts[part]].T, 12)
+        for name, m in (("q", w_q), ("k", w_k), ("v", w_vo))
+        for part in "apc"
+        if (name, part) != ("k", "c")  # a term without j: the softmax ignores it
+    }
+    layer |= {"bq": pack(b_q, 18), "bv": pack(w_o @ b_v + b_o, 18), "scale": float(d**-0.5)}
+    for n in ("linear1", "linear2"):
+        layer[f"{n}w"] = pack(w[f"{at}0.{n}.weight"], 10)
+        layer[f"{n}b"] = pack(w[f"{at}0.{n}.bias"], 12)
+    for n in ("norm1", "norm2"):
+        layer |= {
+            f"{n}{x}": pack(w[f"{at}0.{n}.{y}"], 12) for x, y in zip("wb", _NORM, strict=True)
+        }
+    n_history = len(w["encoder.out.weight"])
+    heads = [
+        head_state(weights, features, n_history, product=False, task=t) for t in range(len(tasks))
+    ]
+    own = ("deep", "deepBias", "wide", "wideFixed")
+    head = {k: v for k, v in heads[0].items() if k not in own}
+    head["tasks"] = [{k: h[k] for k in own} for h in heads]
+    return {
+        "titles": list(titles),
+        "notes": list(notes),
+        "ages": _lists(ages, 4),
+        "candidateTitles": list(candidate_titles),
+        "tokens": pack(p, 12),
+        "candidates": pack(q, 12),
+        "actions": pack(acts, 12),
+        "kind": [ids.index(int(i)) for i in actions],
+        "kinds": {name: ids.index(i) for name, i in kinds.items()},
+        "tasks": list(tasks),
+        "windows": list(WINDOWS),
+        "layer": layer,
+        "read": {
+            "rows": len(w["encoder.empty"]) // d - 1,
+            "empty": pack(w["encoder.empty"], 12),
+            "w": pack(w["encoder.norm.weight"], 12),
+            "b": pack(w["encoder.norm.bias"], 12),
+            "out": pack(w["encoder.out.weight"], HEAD_BITS),
+            "outb": pack(w["encoder.out.bias"], 18),
+        },
+        "head": head,
+    }
+
+
+_NORM = ("weight", "bias")
+
+
+def _norm(x: NDArray, w: Any, b: Any) -> NDArray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * unpack(w) + unpack(b)
+
+
+def transact_forward(
+    state: Mapping[str, Any], candidate: int, *, kind: str | None = None, window: float = 0.0,
+    strict: bool = True, off: Iterable[int] = (),
+) -> dict[str, NDArray[np.float64]]:  # fmt: skip
+    """What ``TransActExplorer`` shows.
+
+    Args:
+        kind: count every event as this kind of action; None leaves them as they were.
+        window: hours; what is younger is hidden. strict: altogether, or only as a key.
+        off: events left out (in ``strict=False`` they become padding, as in the authors' code).
+
+    Returns:
+        ``attention`` (n, n), rows of events that can't be read are zero; ``mean`` (n,), its mean
+        over the readable rows; ``logits`` and ``probabilities`` (T,).
+    """
+    m, r = state["layer"], state["read"]
+    age, n = np.asarray(state["ages"], np.float64), len(state["ages"])
+    on = np.array([j not in {*off} for j in range(n)])
+    chosen = np.full(n, state["kinds"][kind]) if kind else np.array(state["kind"])
+    real = on[:, None] | strict  # in the authors' way a left-out event is padding: a zero token
+    a, p = unpack(state["actions"])[chosen] * real, unpack(state["tokens"]) * real
+    c = unpack(state["candidates"])[candidate]
+    keys = on & (age > window if strict else age >= window)
+    rows = keys if strict else np.ones(n, bool)
+    if not strict:
+        keys = keys | (np.arange(n) == 0)
+    attention = np.zeros((n, n))
+    if rows.any():
+        q, k, v = (
+            (unpack(m[f"{x}a"])[chosen] + unpack(m[f"{x}p"])) * real for x in ("q", "k", "v")
+        )
+        q = q + unpack(m["qc"])[candidate] + unpack(m["bq"])
+        s = np.where(keys, q @ k.T * m["scale"], -np.inf)
+        e = np.exp(s - s.max(-1, keepdims=True))
+        attention = e / e.sum(-1, keepdims=True)
+        x = np.concatenate([a, p, np.broadcast_to(c, p.shape)], axis=1)
+        x = x + attention @ v + unpack(m["vc"])[candidate] + unpack(m["bv"])
+        x = _norm(x, m["norm1w"], m["norm1b"])
+        h = np.maximum(x @ unpack(m["linear1w"]).T + unpack(m["linear1b"]), 0)
+        x = x + h @ unpack(m["linear2w"]).T + unpack(m["linear2b"])
+        x = _norm(x, m["norm2w"], m["norm2b"])
+        first = (x * rows[:, None])[: r["rows"]]
+        first = np.vstack([first, np.zeros((r["rows"] - len(first), x.shape[1]))])
+        z = np.r_[first.ravel(), x[rows].max(0)]
+    else:
+        z = unpack(r["empty"])
+    past = unpack(r["out"]) @ _norm(z, r["w"], r["b"]) + unpack(r["outb"])
+    logits = _head(state["head"], candidate, past)
+    attention = attention * rows[:, None]
+    mean = attention[rows].mean(0) if rows.any() else np.zeros(n)
+    p_ = 1 / (1 + np.exp(-logits))
+    return {"attention": attention, "mean": mean, "logits": logits, "probabilities": p_}
+
+
+def _head(h: Mapping[str, Any], candidate: int, past: NDArray) -> NDArray[np.float64]:
+    """Logits of all tasks of a ranker with one cross layer."""
+    x0 = np.r_[h["fixed"][candidate], past]
+    x = x0 * (unpack(h["cross"]) @ past + unpack(h["crossFixed"][candidate])) + x0
+    for layer in h["mlp"]:
+        x = np.maximum(unpack(layer["w"]) @ x + unpack(layer["b"]), 0)
+    return np.array(
+        [
+            x @ t["deep"] + t["deepBias"] + t["wideFixed"][candidate] + past @ t["wide"]
+            for t in h["tasks"]
+        ]
+    )
 
 
 # --- lives ------------------------------------------------------------------------------------
