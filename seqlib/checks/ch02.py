@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._framework import Test, exercise, ramp
+from ._framework import Counting, Test, exercise, ramp
 
 
 @exercise("E02.1")
@@ -38,19 +38,6 @@ def target_pool(t: Test, answer) -> None:
     t.close("the vector of a history repeated twice", twice, 2 * want, "weights must not be shared")
 
 
-class _Counting(torch.Tensor):
-    """A tensor that remembers the largest tensor made from it."""
-
-    largest = 0
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        out = super().__torch_function__(func, types, args, kwargs or {})
-        if isinstance(out, torch.Tensor):
-            _Counting.largest = max(_Counting.largest, out.numel())
-        return out
-
-
 @exercise("E02.2")
 def first_layer(t: Test, answer) -> None:
     """The factorised first layer: right, and without the pair tensor."""
@@ -73,13 +60,13 @@ def first_layer(t: Test, answer) -> None:
             "the axes of events and candidates are swapped": want.transpose(0, 1),
         },
     )
-    _Counting.largest = 0
-    args = [x.as_subclass(_Counting) for x in (q, k, w, b)]
+    Counting.largest = 0
+    args = [x.as_subclass(Counting) for x in (q, k, w, b)]
     answer(*args)
     limit = length * c * d
     t.true(
-        f"a tensor of {_Counting.largest} numbers was built",
-        _Counting.largest < 2 * limit,
+        f"a tensor of {Counting.largest} numbers was built",
+        Counting.largest < 2 * limit,
         f"the (L, C, 4D) tensor of {4 * limit} numbers must never exist; factorise first",
     )
 
