@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from answers import suite
 
 from seqlib import metrics
-from seqlib.checks import exercises, outcome
+from seqlib.checks import outcome
 from solutions import ch00
-
-
-def stub(*args):
-    raise NotImplementedError
-
 
 SOLUTIONS = {
     "E00.1": ch00.history,
@@ -118,22 +113,9 @@ WRONG = [
 ]
 
 
-def test_every_exercise_has_a_solution():
-    assert exercises("00") == sorted(SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", sorted(SOLUTIONS))
-def test_stub_and_solution(name):
-    assert outcome(name, stub) == "not attempted yet"
-    assert outcome(name, SOLUTIONS[name]).startswith("passed (")
-
-
-@pytest.mark.parametrize(("name", "answer", "message"), WRONG)
-def test_wrong_answers_get_their_own_diagnosis(name, answer, message):
-    line = outcome(name, answer)
-    assert line.startswith("failed: ")
-    assert message in line
-    assert "\n" not in line
+test_every_exercise_has_a_solution, test_stub_and_solution, test_wrong_answers = suite(
+    "00", SOLUTIONS, WRONG
+)
 
 
 def test_messages_of_an_exercise_differ():

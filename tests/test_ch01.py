@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from answers import suite
 
-from seqlib.checks import exercises, outcome
 from solutions import ch01
-
-
-def stub(*args):
-    raise NotImplementedError
-
 
 SOLUTIONS = {
     "E01.1": ch01.masked_mean,
@@ -71,19 +65,6 @@ WRONG = [
 ]
 
 
-def test_every_exercise_has_a_solution():
-    assert exercises("01") == sorted(SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", sorted(SOLUTIONS))
-def test_stub_and_solution(name):
-    assert outcome(name, stub) == "not attempted yet"
-    assert outcome(name, SOLUTIONS[name]).startswith("passed (")
-
-
-@pytest.mark.parametrize(("name", "answer", "message"), WRONG)
-def test_wrong_answers_get_their_own_diagnosis(name, answer, message):
-    line = outcome(name, answer)
-    assert line.startswith("failed: ")
-    assert message in line
-    assert "\n" not in line
+test_every_exercise_has_a_solution, test_stub_and_solution, test_wrong_answers = suite(
+    "01", SOLUTIONS, WRONG
+)

@@ -7,18 +7,14 @@ import dataclasses
 import pytest
 import tiny
 import torch
+from answers import suite
 
 import seqlib
-from seqlib.checks import exercises, outcome, ramp
+from seqlib.checks import ramp
 from seqlib.multitask import hit_at_k
 from seqlib.nn import Encoder
 from seqlib.viz import explorers, scaling
 from solutions import ch03
-
-
-def stub(*args):
-    raise NotImplementedError
-
 
 SOLUTIONS = {
     "E03.1": ch03.early_fusion,
@@ -151,22 +147,9 @@ WRONG = [
 ]
 
 
-def test_every_exercise_has_a_solution():
-    assert exercises("03") == sorted(SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", sorted(SOLUTIONS))
-def test_stub_and_solution(name):
-    assert outcome(name, stub) == "not attempted yet"
-    assert outcome(name, SOLUTIONS[name]).startswith("passed (")
-
-
-@pytest.mark.parametrize(("name", "answer", "message"), WRONG)
-def test_wrong_answers_get_their_own_diagnosis(name, answer, message):
-    line = outcome(name, answer)
-    assert line.startswith("failed: ")
-    assert message in line
-    assert "\n" not in line
+test_every_exercise_has_a_solution, test_stub_and_solution, test_wrong_answers = suite(
+    "03", SOLUTIONS, WRONG
+)
 
 
 def test_the_estimate_is_the_librarys_formula():
