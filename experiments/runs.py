@@ -1,7 +1,8 @@
 """One training run and its stored predictions; experiments are lists of runs.
 
-A run is named by its settings. Its test predictions are cached under ``experiments/cache`` (not in
-git), so an interrupted experiment resumes where it stopped and a new summary costs no training.
+A run is named by its settings. Its test predictions and weights are cached under
+``experiments/cache`` (not in git), so an interrupted experiment resumes where it stopped and a new
+summary costs no training.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from seqlib.data.log import BatchLoader
 from seqlib.data.schema import SECONDS_PER_DAY
 from seqlib.evaluate import Predictions, predict
 from seqlib.metrics import auc
+from seqlib.models.ranker import Ranker
 from seqlib.multitask import PINTEREST, LabelWeights, weighted_bce
 from seqlib.nn import EmbeddingConfig
 from seqlib.train import FitConfig, bce, fit
@@ -128,9 +130,32 @@ def execute(run: Run, threads: int = 1, progress: bool = False) -> Predictions:
         with np.load(path, allow_pickle=False) as z:
             fields: dict[str, Any] = {k: z[k] for k in z.files if k not in ("seconds", "loss")}
         return Predictions(**fields)
+    model, seconds, loss = _fit(run, threads, progress)
+    predictions = predict(model, loaders(run, dataset(run.data))[1])
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    arrays = {
+        f.name: getattr(predictions, f.name)
+        for f in dataclasses.fields(predictions)
+        if getattr(predictions, f.name) is not None
+    }
+    np.savez_compressed(beside, seconds=seconds, loss=loss, **arrays)
+    beside.replace(path)
+    return predictions
+
+
+def trained(run: Run, threads: int = 1) -> Ranker:
+    """The run's model, ready for evaluation; trained again if only predictions were stored."""
+    path = CACHE / f"{run.key}.safetensors"
+    if not path.exists():
+        return _fit(run, threads)[0].eval()
+    return seqlib.models.registry.load(path, dataset(run.data).spec).eval()
+
+
+def _fit(run: Run, threads: int, progress: bool = False) -> tuple[Ranker, float, np.ndarray]:
+    """Train and store the weights; model, CPU seconds, losses."""
     runtime.setup(threads, run.seed)
     data = dataset(run.data)
-    train, test, held_out = loaders(run, data)
+    train, _, held_out = loaders(run, data)
     model = seqlib.build(
         run.model,
         data.spec,
@@ -155,17 +180,9 @@ def execute(run: Run, threads: int = 1, progress: bool = False) -> Predictions:
         progress=progress,
     )
     seconds = time.process_time() - started
-    predictions = predict(model, test)
     CACHE.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    arrays = {
-        f.name: getattr(predictions, f.name)
-        for f in dataclasses.fields(predictions)
-        if getattr(predictions, f.name) is not None
-    }
-    np.savez_compressed(beside, seconds=seconds, loss=np.array(history.loss), **arrays)
-    beside.replace(path)
-    return predictions
+    seqlib.models.registry.save(model, CACHE / f"{run.key}.safetensors")
+    return model, seconds, np.array(history.loss)
 
 
 def _auc(model, loader: BatchLoader) -> float:

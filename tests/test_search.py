@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqlib import search
-from seqlib.search import Hits, SimHash, hits_at_k, round_robin_topk, topk
+from seqlib.search import Hits, SimHash, hits_at_k, kmeans, round_robin_topk, topk
 
 CASES = settings(max_examples=60, deadline=None)
 coarse = st.sampled_from([-1.5, -1.0, 0.0, 0.5, 2.0])  # few values: many ties
@@ -273,3 +273,33 @@ def test_collisions_follow_one_minus_angle_to_the_width():
         rate = float((ids[0] == ids[1]).float().mean())
         want = (1 - math.acos(cosine) / math.pi) ** width
         assert abs(rate - want) < 4 * math.sqrt(want * (1 - want) / n)
+
+
+# --- clusters ---------------------------------------------------------------------------------
+
+
+def test_kmeans_finds_separated_groups_and_is_repeatable():
+    g = torch.Generator().manual_seed(0)
+    group = torch.arange(300) % 5
+    x = 10 * torch.eye(5)[group] + 0.1 * torch.randn(300, 5, generator=g)
+    found = kmeans(x, 5, seed=3)
+    pairs = {(int(a), int(b)) for a, b in zip(group, found.label, strict=True)}
+    assert len(pairs) == 5
+    assert torch.equal(found.label, torch.cdist(x, found.centre).argmin(-1))
+    again = kmeans(x, 5, seed=3, budget=7)
+    assert torch.equal(again.label, found.label)
+    assert torch.equal(again.centre, found.centre)
+    inertia = [kmeans(x, 3, iterations=i).inertia for i in (0, 1, 2, 8)]
+    assert inertia == sorted(inertia, reverse=True)
+    assert inertia[0] > inertia[-1]
+
+
+def test_kmeans_leaves_no_cluster_empty_and_takes_copies():
+    x = torch.tensor([[0.0], [0.0], [0.0], [0.0], [1.0], [5.0]])
+    assert kmeans(x, 3).label.unique().numel() == 3
+    assert kmeans(torch.zeros(6, 2), 4).inertia == 0
+    assert kmeans(x, 6).label.unique().numel() == 3  # no more than there are different points
+    with pytest.raises(ValueError, match="must lie in 1 … 6"):
+        kmeans(x, 7)
+    with pytest.raises(ValueError, match="NaN"):
+        kmeans(x / 0, 2)

@@ -19,7 +19,7 @@ from seqlib.models.sim import same_field_topk
 from seqlib.search import SimHash, bucket_ids, topk
 from seqlib.train import auxiliary_loss, bce
 
-SEARCHES = ["sim_hard", "sim_soft_joint", "sim_soft_pretrained", "eta"]
+SEARCHES = ["sim_hard", "sim_cluster", "sim_soft_joint", "sim_soft_pretrained", "eta"]
 MODELS = [*SEARCHES, "sdim"]
 
 
@@ -77,6 +77,45 @@ def test_hard_search_returns_only_the_candidates_category_unless_filled():
     assert seqlib.build("sim_hard", plain_spec(), seed=0).encoder.field == "topic"
 
 
+def test_cluster_search_returns_only_the_candidates_cluster(tmp_path):
+    b = tiny.batch(lengths=(12, 5, 0))
+    model = build("sim_cluster", n_clusters=4)
+    label = model.encoder.cluster
+    assert label[:2].tolist() == [-1, -1]
+    assert sorted(set(label[2:].tolist())) == [0, 1, 2, 3]
+    found = model.encoder.search(b.events, b.items)
+    same = found.gather(label[b.events.item]) == label[b.items.id][..., None]
+    assert (same | ~found.mask).all()
+    assert found.mask.any()
+    want = (label[b.items.id][..., None] == label[b.events.item][:, None]) & b.events.mask[:, None]
+    assert torch.equal(want.sum(-1), found.mask.sum(-1))
+    # As many clusters as items at most: the same item only.
+    assert build("sim_cluster", n_clusters=10**6).encoder.cluster[2:].unique().numel() == 30
+    save(model, tmp_path / "m")
+    assert torch.equal(load(tmp_path / "m", tiny.spec()).encoder.cluster, label)
+
+
+@pytest.mark.parametrize("name", ["sim_hard", "sim_soft_pretrained", "eta"])
+def test_exact_scores_are_those_of_the_attention(name):
+    """With every event found, softmax of the exact scores is what the attention weighs them by."""
+    b = tiny.batch(lengths=(12, 5, 1))
+    model = build(name, k=12, **({"fill": True} if name == "sim_hard" else {})).double()
+    with trace.capture() as seen:
+        run(model.encoder, b)
+    scores = model.encoder.exact_scores(b.events, b.items, b.request_time)
+    index = seen["gsu.index"][:, :, None].expand(-1, -1, scores.shape[2], -1)
+    weight = scores.softmax(-1).gather(-1, index) * seen["gsu.mask"][:, :, None]
+    assert torch.allclose(weight, seen["esu.weights"], atol=1e-12)
+
+
+def test_without_the_time_gap_ages_do_not_matter():
+    b = tiny.batch(lengths=(12, 5))
+    older = dataclasses.replace(b, events=dataclasses.replace(b.events, time=b.events.time - 9e6))
+    for d_time, same in ((0, True), (8, False)):
+        encoder = build("sim_hard", d_time=d_time).encoder
+        assert torch.equal(run(encoder, b), run(encoder, older)) == same
+
+
 @pytest.mark.parametrize("name", ["sim_soft_joint", "sim_soft_pretrained"])
 def test_soft_search_equals_brute_force(name):
     b = tiny.batch(lengths=(12, 5, 0, 1))
@@ -118,7 +157,7 @@ def test_found_events_belong_to_the_history(name):
     b = tiny.batch(lengths=(12, 3, 0, 1))
     found = build(name, k=6).encoder.search(b.events, b.items)
     assert found.gather(b.events.mask)[found.mask].all()
-    if name != "sim_hard":  # which may find fewer
+    if name not in ("sim_hard", "sim_cluster"):  # which may find fewer
         assert found.mask.sum(-1)[:, 0].tolist() == [6, 3, 0, 1]
 
 

@@ -433,6 +433,34 @@ def test_without_bias_the_score_ignores_cross_features_and_the_values_do_not():
     assert not torch.allclose(a, c)
 
 
+def test_raw_scores_are_plain_projections_of_all_features():
+    """α = (K W)(qᵀ W^q)ᵀ / √d_k with K = [K_h, K_c]: no split, no bias, nothing to store."""
+    encoder, b = build(raw=True, k=4), histories(9, 3)
+    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
+    cross = encoder.cross(b.events, b.request_time)
+    keys = inherent(encoder.items, b.events.item) @ encoder.relevance.w_h.weight.T
+    for j, rows in enumerate(cross):
+        first = sum(encoder.cross.sizes[:j])
+        keys = keys + encoder.cross.tables[j][rows - first] @ encoder.relevance.w_raw[j]
+    keys = keys.unflatten(-1, (3, 5))
+    want = torch.einsum("bcad,blad->bcal", query, keys) / math.sqrt(5)
+    got = encoder.relevance(query, *encoder._history(state))
+    assert torch.allclose(got, want, atol=1e-12)
+    found = encoder.search(state, query)
+    masked = want.masked_fill(~b.events.mask[:, None, None], -torch.inf)
+    assert torch.equal(found.index, round_robin_topk(masked, 4).index)
+    all_of_them = dataclasses.replace(found, index=torch.arange(9).expand(2, 3, 9),
+                                      mask=b.events.mask[:, None].expand(2, 3, 9))  # fmt: skip
+    assert torch.allclose(
+        encoder.score(state, query, all_of_them), encoder.score_all(state, query), atol=1e-12
+    )
+    with pytest.raises(ValueError, match="can't be stored"):
+        encoder.prefill(b.events, b.request_time, encoder.project_items())
+    encoder.score(state, query, found).sum().backward()
+    assert encoder.relevance.w_raw.grad.any()
+    assert encoder.relevance.beta.grad is None
+
+
 def test_tied_start_puts_the_candidates_topic_first():
     """From the first step on: of 12 events per topic, the search finds its own."""
     data = many_items(240)
@@ -456,8 +484,9 @@ def test_configuration_errors_name_what_is_wrong():
 
 
 @pytest.mark.parametrize("length", [30, 200])
-def test_flops_by_formula_when_the_search_is_narrow(length):
-    model = seqlib.build("twin", tiny.spec(), seed=0, k=5).eval()
+@pytest.mark.parametrize("raw", [False, True])
+def test_flops_by_formula_when_the_search_is_narrow(length, raw):
+    model = seqlib.build("twin", tiny.spec(), seed=0, k=5, raw=raw).eval()
     b = tiny.batch(lengths=(length, length), n_candidates=3)
     counted = cost.counted_flops(lambda: model(b))
     assert counted == model.flops(2, 3, length)

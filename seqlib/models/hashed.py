@@ -138,6 +138,16 @@ class Eta(nn.Module):
             return long
         return torch.cat([long, self.short(events[:, : c.short], items, request_time)], dim=-1)
 
+    @torch.no_grad()
+    def exact_scores(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
+        """What the attention thinks of every event, found or not: (B, C, A, L), padding −inf."""
+        c = self.config
+        e = behaviour(self.embed, events.item, self.embed.action_id(events))
+        e = e + self.age(request_time[:, None] - events.time)
+        q = self.w_q(self.items(items.id)).unflatten(-1, (c.n_heads, c.d_k)) / math.sqrt(c.d_k)
+        s = torch.einsum("bcad,blad->bcal", q, self.w_k(e).unflatten(-1, (c.n_heads, c.d_k)))
+        return s.masked_fill(~events.mask[:, None, None], -torch.inf)
+
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call; the search multiplies nothing but the hash."""
         c, items, pairs = self.config, self.items, n_requests * n_candidates

@@ -2,7 +2,7 @@
 
 A general search unit (GSU) cuts the whole life to K events, an exact search unit (ESU) attends:
 
-    hard   r_i = [C_i = C_a]                 same category, newest first; no parameters
+    hard   r_i = [C_i = C_a]                 same category (or cluster), newest first
     soft   r_i = (W_b e_i) · (W_a e_a)       inner product; trained by a loss of its own
     ESU    att = Softmax(W_b z · W_a e_a)    head_i = attᵀ z     z = [e, e^t], e^t the time gap
 
@@ -10,7 +10,7 @@ The search's metric is not the attention's. What this costs is TWIN's subject.
 
 Registered: ``sim_hard`` (by category), ``sim_soft_joint`` (the paper's soft search, with its loss),
 ``sim_soft_pretrained`` (inner product of frozen content vectors, which is what TWIN's tables call
-SIM Soft).
+SIM Soft), ``sim_cluster`` (a hard search in clusters of the content vectors, from the same tables).
 
 Departures:
   * Exact top-k in place of an approximate index. Fewer than K matches leave the rest masked;
@@ -34,14 +34,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import trace
-from ..data.schema import DataSpec, Events, Items
+from ..data.schema import FIRST_ID, DataSpec, Events, Items
 from ..nn import MLP, EventEmbedding, LogBucketEncoding, TaskHeads
 from ..nn.embedding import MINUTE
-from ..search import BUDGET, Hits, by_candidates, inner_product_topk, topk
+from ..search import BUDGET, Hits, by_candidates, inner_product_topk, kmeans, topk
 from .din import DIN, DINConfig
 from .registry import ModelCard, register
 
-Search = Literal["hard", "soft_joint", "soft_pretrained"]
+Search = Literal["hard", "cluster", "soft_joint", "soft_pretrained"]
+SEARCHES = ("hard", "cluster", "soft_joint", "soft_pretrained")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,13 @@ class SimConfig:
     """Which search, and the attention behind it.
 
     Attributes:
-        search: "hard", "soft_joint" or "soft_pretrained".
+        search: "hard", "cluster", "soft_joint" or "soft_pretrained".
         field: item field of the hard search; None is "category" where there is one, else the data
             set's key field. fill: fill free places of a hard search with the newest other events.
-        k: events handed to the ESU. n_heads, d_head: of its attention. d_time: width of e^t.
+        n_clusters: of the cluster search, found once by k-means on frozen content vectors; no more
+            than there are items.
+        k: events handed to the ESU. n_heads, d_head: of its attention.
+        d_time: width of e^t; 0 leaves the time gap out of the tokens.
         start: gain of the tied start.
         auxiliary: α, weight of the soft search's own loss (the paper's 1; the ESU's loss has 1).
         short: newest events of the short branch; 0 leaves it out.
@@ -62,6 +66,7 @@ class SimConfig:
     search: Search = "hard"
     field: str | None = None
     fill: bool = False
+    n_clusters: int = 1_000
     k: int = 100
     n_heads: int = 4
     d_head: int = 32
@@ -72,12 +77,14 @@ class SimConfig:
     budget: int = BUDGET
 
     def __post_init__(self) -> None:
-        if self.search not in ("hard", "soft_joint", "soft_pretrained"):
-            raise ValueError(f"search is {self.search!r}; one of hard, soft_joint, soft_pretrained")
+        if self.search not in SEARCHES:
+            raise ValueError(f"search is {self.search!r}; one of {', '.join(SEARCHES)}")
         if self.k < 1:
             raise ValueError(f"k is {self.k}; a search returns at least 1 event")
-        if self.auxiliary < 0 or self.short < 0:
-            raise ValueError("auxiliary and short must not be negative")
+        if self.n_clusters < 1:
+            raise ValueError(f"n_clusters is {self.n_clusters}; it must be at least 1")
+        if min(self.auxiliary, self.short, self.d_time) < 0:
+            raise ValueError("auxiliary, short and d_time must not be negative")
 
 
 def behaviour(embed: EventEmbedding, item: Tensor, action: Tensor) -> Tensor:
@@ -136,6 +143,11 @@ class SearchAttention(nn.Module):
                 )
                 linear.weight.mul_(0.1).add_(eye.repeat(n_heads, 1))
 
+    def scores(self, query: Tensor, z: Tensor) -> Tensor:
+        """query (B, C, d), z (B, L, d_token) shared by the candidates -> (B, C, q, L)."""
+        q = self.w_a(query).unflatten(-1, (self.n_heads, self.d_head))
+        return torch.einsum("bcqd,blqd->bcql", q, self.w_b(z).unflatten(-1, q.shape[-2:]))
+
     def forward(self, query: Tensor, z: Tensor, mask: Tensor) -> Tensor:
         """query (B, C, d), z (B, C, K, d_token), mask (B, C, K) -> (B, C, out_dim), 0 if empty."""
         (b, c, k), heads = mask.shape, self.n_heads
@@ -160,7 +172,8 @@ class Sim(nn.Module):
         embed: event embedding. spec: the data set. config: see ``SimConfig``.
 
     Raises:
-        ValueError: the hard search's field is no item field; a pretrained search without content.
+        ValueError: the hard search's field is no item field; a pretrained or cluster search
+            without content.
 
     Cost: search O(B·C·L) (hard) or O(B·C·L·D) (soft), ESU O(B·C·K). Built in chapter 04.
     """
@@ -173,9 +186,14 @@ class Sim(nn.Module):
         self.field = config.field or default
         if self.field not in fields:
             raise ValueError(f"no field {self.field!r}; there are {list(fields)}")
-        if config.search == "soft_pretrained" and not embed.items.content.shape[1]:
-            raise ValueError("items have no content vectors; a pretrained search needs them")
-        self.gap = LogBucketEncoding(42, config.d_time, unit=MINUTE)
+        frozen = config.search in ("soft_pretrained", "cluster")
+        if frozen and not embed.items.content.shape[1]:
+            raise ValueError(f"items have no content vectors; {config.search!r} needs them")
+        if config.search == "cluster":
+            content = embed.items.content[FIRST_ID:]
+            found = kmeans(content, min(config.n_clusters, len(content)))
+            self.register_buffer("cluster", F.pad(found.label, (FIRST_ID, 0), value=-1))
+        self.gap = LogBucketEncoding(42, config.d_time, unit=MINUTE) if config.d_time else None
         self.esu = SearchAttention(
             dim, dim + config.d_time, config.n_heads, config.d_head, config.start
         )
@@ -200,6 +218,11 @@ class Sim(nn.Module):
         if c.search == "hard":
             a, b = t.field_ids(self.field, candidate), t.field_ids(self.field, event)
             return same_field_topk(a, b, events.mask, c.k, c.fill, c.budget)
+        if c.search == "cluster":
+            label = self.get_buffer("cluster")
+            return same_field_topk(
+                label[candidate], label[event], events.mask, c.k, c.fill, c.budget
+            )
         if c.search == "soft_pretrained":
             query, keys = t.content[candidate], t.content[event]
         else:
@@ -216,14 +239,29 @@ class Sim(nn.Module):
         trace.record("gsu.index", found.index)
         trace.record("gsu.mask", found.mask)
         e = behaviour(self.embed, found.gather(events.item), found.gather(action))
-        gap = self.gap(request_time[:, None, None] - found.gather(events.time))
-        long = self.esu(query, torch.cat([e, gap], dim=-1), found.mask)
+        z = self._with_gap(e, request_time[:, None, None] - found.gather(events.time))
+        long = self.esu(query, z, found.mask)
         if self.training and self.config.search == "soft_joint":
             self._gsu_logits = self._stage_one(events, action, query)
         if self.short is None:
             return long
         recent = self.short(events[:, : self.config.short], items, request_time)
         return torch.cat([long, recent], dim=-1)
+
+    def _with_gap(self, e: Tensor, age: Tensor) -> Tensor:
+        """z = [e, e^t] from (…, D) vectors and (…) ages in seconds."""
+        return e if self.gap is None else torch.cat([e, self.gap(age)], dim=-1)
+
+    @torch.no_grad()
+    def exact_scores(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
+        """What the ESU thinks of every event, found or not: (B, C, q, L), −inf for padding.
+
+        Its best K are the oracle that a search is measured against.
+        """
+        e = behaviour(self.embed, events.item, self.embed.action_id(events))
+        z = self._with_gap(e, request_time[:, None] - events.time)
+        s = self.esu.scores(self.items(items.id), z)
+        return s.masked_fill(~events.mask[:, None, None], -torch.inf)
 
     def _stage_one(self, events: Events, action: Tensor, query: Tensor) -> Tensor:
         """Logits (B, C, T) of the search's own head on [U_r, e_a], ``U_r = Σ_i r_i e_i``."""
@@ -281,6 +319,14 @@ for _name, _title, _source, _search, _computed, _departures in (
         "same category, newest first",
         "lists per user and category kept up to date; attention online",
         _OURS,
+    ),
+    (
+        "sim_cluster",
+        "SIM, search in clusters",
+        "SIM Cluster of arXiv:2302.02352, Table 4",
+        "same cluster of frozen content vectors, newest first",
+        "lists per user and cluster kept up to date; attention online",
+        (*_OURS, "ESU as in SIM's paper"),
     ),
     (
         "sim_soft_joint",

@@ -49,6 +49,8 @@ class TwinConfig:
         n_heads, d_k, d_v, d_out: A, key and value width per head, width of the long branch.
         d_cross: width of every cross feature. bias: let cross features into the score (False is
             the paper's "w/o Bias"; they stay in the values).
+        raw: project all features of an event into its key, no split and no bias (the paper's
+            "Raw MHTA"). Keys then belong to events, and there is nothing to store per item.
         k: events handed to the ESU. selection: "round_robin" over heads, or "sum" of their scores.
         null: a key that stands for "nothing relevant" takes part in the softmax, and the log of
             the total goes to the ranker beside the heads [ours].
@@ -65,6 +67,7 @@ class TwinConfig:
     d_out: int = 64
     d_cross: int = 8
     bias: bool = True
+    raw: bool = False
     k: int = 100
     selection: Literal["round_robin", "sum"] = "round_robin"
     null: bool = False
@@ -101,6 +104,11 @@ class Relevance(nn.Module):
         self.w_q = nn.Linear(items.n_inputs, a * config.d_k, bias=False)
         self.w_c = nn.Parameter(torch.randn(a, n_cross, config.d_cross) * 0.3)
         self.beta = nn.Parameter(torch.ones(a, n_cross))
+        self.w_raw = (
+            nn.Parameter(torch.randn(n_cross, config.d_cross, a * config.d_k) * 0.1)
+            if config.raw
+            else None
+        )
         with torch.no_grad():
             self.w_h.weight.mul_(0.1)
             heads = self.w_h.weight.view(a, config.d_k, items.n_inputs)
@@ -184,6 +192,7 @@ class Prefilled:
         bias: (rows of the cross tables, A), ``K_{c,j} w^c_{a,j} β_{a,j}`` of every value.
         keys: (n, A·d_k), ``K_h W^h`` for n items or events; row: (B, L) into it.
         fresh: False if the keys were handed in; the ESU then makes its own.
+        cross_keys: (rows of the cross tables, A·d_k), added to the keys; only with ``raw``.
     """
 
     item: Tensor
@@ -193,6 +202,7 @@ class Prefilled:
     keys: Tensor
     row: Tensor
     fresh: bool
+    cross_keys: Tensor | None = None
 
 
 class Twin(nn.Module):
@@ -232,8 +242,10 @@ class Twin(nn.Module):
                 the catalogue, or (B, L, A·d_k) fetched for these events. None projects now.
 
         Raises:
-            ValueError: ``keys`` of another shape.
+            ValueError: ``keys`` of another shape, or given to a ``raw`` model.
         """
+        if keys is not None and self.config.raw:
+            raise ValueError("keys of a raw model hold cross features; they can't be stored")
         item, width = self.items.known(events.item), self.config.n_heads * self.config.d_k
         if keys is None:
             table, row = project_once(self.items, item, self.relevance.w_h)
@@ -248,8 +260,10 @@ class Twin(nn.Module):
                 f"for the catalogue or {(*item.shape, width)} for these events"
             )
         cross, bias = self.cross(events, request_time), self.relevance.bias(self.cross)
-        bias = bias if self.config.bias else 0 * bias
-        return Prefilled(item, events.mask, cross, bias, table, row, keys is None)
+        bias = bias if self.config.bias and not self.config.raw else 0 * bias
+        w_raw = self.relevance.w_raw
+        more = None if w_raw is None else self.cross.project(w_raw)
+        return Prefilled(item, events.mask, cross, bias, table, row, keys is None, more)
 
     def query(self, items: Items) -> Tensor:
         """(B, C) candidates -> (B, C, A, d_k), ``qᵀ W^q``."""
@@ -257,7 +271,10 @@ class Twin(nn.Module):
 
     def _history(self, state: Prefilled) -> tuple[Tensor, Tensor]:
         """Keys (B, A, L, d_k) and bias (B, 1, A, L) of the whole history."""
-        keys = F.embedding(state.row, state.keys).unflatten(-1, (self.config.n_heads, -1))
+        keys = F.embedding(state.row, state.keys)
+        if state.cross_keys is not None:
+            keys = keys + lookup(state.cross, state.cross_keys)
+        keys = keys.unflatten(-1, (self.config.n_heads, -1))
         return keys.transpose(1, 2), lookup(state.cross, state.bias).transpose(1, 2)[:, None]
 
     @torch.no_grad()
@@ -299,8 +316,11 @@ class Twin(nn.Module):
         keys = state.keys
         if not state.fresh:
             keys, row = project_once(self.items, item, self.relevance.w_h)
-        keys = F.embedding(row, keys).unflatten(-1, (heads, -1))  # (B, C, K, A, d_k)
+        keys = F.embedding(row, keys)
         cross = torch.stack([found.gather(ids) for ids in state.cross])
+        if state.cross_keys is not None:
+            keys = keys + lookup(cross, state.cross_keys)
+        keys = keys.unflatten(-1, (heads, -1))  # (B, C, K, A, d_k)
         alpha = self.relevance(query, keys, lookup(cross, state.bias).transpose(2, 3))
         # The smaller set is projected: the history once, or every candidate's finalists.
         history = state.item.shape[1] <= n * k
@@ -345,6 +365,7 @@ class Twin(nn.Module):
         total = 2 * d_inherent * width_k * (min(events, n_items) + pairs)  # W^h, W^q
         total += 2 * d_inherent * width_v * min(valued, n_items)  # W^v
         total += self.cross.flops(c.n_heads) + self.cross.flops(width_v)
+        total += self.cross.flops(width_k) if c.raw else 0
         total += 2 * pairs * (length * width_k + k * (width_k + width_v))  # GSU, ESU
         total += 2 * pairs * width_v * c.d_out  # W^o
         if self.short is not None:

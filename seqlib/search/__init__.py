@@ -1,4 +1,4 @@
-"""Finding the few events of a long history that matter: exact top-k, and hashing."""
+"""Finding the few events of a long history that matter: exact top-k, hashing, clusters."""
 
 from .hashing import (
     SimHash,
@@ -10,6 +10,7 @@ from .hashing import (
     pack,
     popcount,
 )
+from .kmeans import Clusters, kmeans
 from .topk import (
     BUDGET,
     Hits,
@@ -22,6 +23,7 @@ from .topk import (
 
 __all__ = [
     "BUDGET",
+    "Clusters",
     "Hits",
     "SimHash",
     "bucket_attention",
@@ -32,6 +34,7 @@ __all__ = [
     "hamming_topk",
     "hits_at_k",
     "inner_product_topk",
+    "kmeans",
     "pack",
     "popcount",
     "round_robin_topk",

@@ -75,6 +75,7 @@ LOOKS: Mapping[str, Look] = {
     "rnn": Look("RNN", "#33878f", "P"),
     "lstm": Look("LSTM", "#2f7f95", "D"),
     "sim_hard": Look("SIM hard", BROWN, "<"),
+    "sim_cluster": Look("SIM cluster", BROWN, "^"),
     "sim_soft_joint": Look("SIM soft, joint", BROWN, ">"),
     "sim_soft_pretrained": Look("SIM soft, frozen", BROWN, "v"),
     "eta": Look("ETA", "#7d6a2f", "D"),
