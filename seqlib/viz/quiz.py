@@ -10,7 +10,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from .explorers import _CSS, _KIT
+from .explorers._base import _CSS, _KIT
 
 
 class Quiz(anywidget.AnyWidget):

@@ -14,13 +14,16 @@ import seqlib
 from seqlib.data.world import make_world, p_window
 from seqlib.viz import explorers
 from seqlib.viz.explorers import (
+    K_STEPS,
     LENGTHS,
+    SEARCHES,
     WINDOWS,
     din_logit,
     din_weights,
     life_filter,
     pooled_vector,
     transact_forward,
+    twin_view,
 )
 
 STATE = "application/vnd.jupyter.widget-state+json"
@@ -111,6 +114,38 @@ def test_transact(page, site, candidate, strict):
     same_as_python(explorer, state, candidate, **options)
 
 
+def same_as_twin_view(root, state, candidate, **options) -> dict:
+    """Events, weights and everything counted in the page are those of the Python reference."""
+    want = twin_view(state, candidate, **options)
+    assert numbers(root, "index").tolist() == want["index"].tolist()
+    np.testing.assert_allclose(numbers(root, "weights"), want["weights"], atol=1e-12)
+    assert numbers(root, "top").tolist() == want["top"].tolist()
+    for name in ("hits", "kin", "carried", "oldest", "median"):
+        shown = json.loads(root.get_attribute(f"data-{name}"))
+        assert shown == (want[name] if want[name] is None else pytest.approx(want[name])), name
+    depth = None if want["depth"] is None else want["depth"].tolist()
+    assert json.loads(root.get_attribute("data-depth")) == depth
+    return want
+
+
+@pytest.mark.skipif(
+    not [*(ROOT / "chapters").glob("04-*.ipynb")], reason="chapter 04 is being written"
+)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_twin(page, site, search):
+    explorer, state = open_explorer(page, site, "04"), stored("04", "activity")
+    explorer.get_by_label("search").select_option(index=SEARCHES.index(search))
+    for i in range(len(state["candidates"])):
+        explorer.get_by_label("candidate").select_option(index=i)
+        explorer.get_by_label("weights of").select_option(index=0)
+        same_as_twin_view(explorer, state, i, search=search)
+        slide(explorer.locator("input[type=range]"), 2 * i % len(K_STEPS))
+        explorer.get_by_label("weights of").select_option(index=2)
+        k = K_STEPS[2 * i % len(K_STEPS)]
+        same_as_twin_view(explorer, state, i, k=k, search=search, head=1)
+        slide(explorer.locator("input[type=range]"), K_STEPS.index(100))
+
+
 @pytest.fixture(scope="module")
 def whole_world():
     return make_world("course", seed=0)
@@ -199,13 +234,19 @@ def transact():
     return explorers.TransActExplorer(state)
 
 
+@pytest.fixture(scope="module")
+def twin():
+    model = tiny.fill(seqlib.build("twin", tiny.spec(), seed=0), 0.3)
+    return explorers.TwinExplorer.of(model, tiny.batch(lengths=(400,)), tiny.spec())
+
+
 def make(kind: str, request):
     if kind == "pooling":
         return explorers.PoolingExplorer.mira()
     return request.getfixturevalue(kind)
 
 
-KINDS = ["pooling", "din", "transact", "life"]
+KINDS = ["pooling", "din", "transact", "life", "twin"]
 
 
 @pytest.mark.parametrize("pool", explorers.POOLS)
@@ -344,6 +385,35 @@ def test_life_alone(page, site, life, step):
         assert float(root.get_attribute("data-whole")) == pytest.approx(whole, abs=1e-12)
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+def test_twin_alone(page, site, twin, search):
+    root = mount(page, twin)
+    root.get_by_label("search").select_option(index=SEARCHES.index(search))
+    for i in range(3):
+        root.get_by_label("candidate").select_option(index=i)
+        for head in (None, 3):
+            root.get_by_label("weights of").select_option(index=0 if head is None else head + 1)
+            for k in (5, 40, 200):
+                slide(root.locator("input[type=range]"), K_STEPS.index(k))
+                want = same_as_twin_view(root, twin.state, i, k=k, search=search, head=head)
+                assert root.locator("svg .mark").count() == len(want["index"])
+                assert root.get_by_role("listitem").count() == len(want["top"])
+    root.get_by_role("button", name="start again").click()
+    same_as_twin_view(root, twin.state, 0)
+
+
+def test_twin_without_a_find_says_so(page, site, twin):
+    state = json.loads(json.dumps(twin.state))
+    kin = state["candidates"][0]["kin"]
+    state["candidates"][0]["kin"] = {**kin, "text": "A" * len(kin["text"]), "zero": 2}
+    root = mount(page, explorers.TwinExplorer(state))
+    root.get_by_label("search").select_option(index=SEARCHES.index("hard"))
+    assert numbers(root, "index").tolist() == []
+    assert "Nothing was found" in root.inner_text()
+    root.get_by_label("search").select_option(index=SEARCHES.index("newest"))
+    assert "Nothing was found" not in root.inner_text()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_control_has_a_name_and_works_from_the_keyboard(page, site, kind, request):
     root = mount(page, make(kind, request))
@@ -356,7 +426,7 @@ def test_every_control_has_a_name_and_works_from_the_keyboard(page, site, kind, 
     page.keyboard.press("ArrowRight")
     assert root.inner_html() != before
     assert slider.get_attribute("aria-valuetext")
-    if kind != "life":
+    if kind not in ("life", "twin"):
         name = root.locator("button.name").nth(1)
         name.focus()
         assert name.get_attribute("aria-pressed") == "true"

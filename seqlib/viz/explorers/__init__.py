@@ -6,45 +6,49 @@ reference in this module that the browser tests compare it with.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-import anywidget
 import numpy as np
-import traitlets
 from numpy.typing import ArrayLike, NDArray
 
-_HERE = Path(__file__).parent
-_KIT = (_HERE / "kit.js").read_text()
-_CSS = (_HERE / "common.css").read_text()
+from ._base import _HERE, _KIT, MAX_STATE, _Explorer, _lists, pack, unpack
+from .twin import K_STEPS, SEARCHES, TwinExplorer, twin_state, twin_view
+
+__all__ = [
+    "EVERYTHING",
+    "HEAD_BITS",
+    "K_STEPS",
+    "LENGTHS",
+    "MAX_STATE",
+    "POOLS",
+    "SEARCHES",
+    "WINDOWS",
+    "DINExplorer",
+    "LifeExplorer",
+    "PoolingExplorer",
+    "TransActExplorer",
+    "TwinExplorer",
+    "din_logit",
+    "din_state",
+    "din_weights",
+    "head_state",
+    "life_filter",
+    "life_state",
+    "pack",
+    "pooled_vector",
+    "transact_forward",
+    "transact_state",
+    "twin_state",
+    "twin_view",
+    "unit_state",
+    "unpack",
+]
 
 HEAD_BITS = 9  # of the ranker's matrices; its logit is then right to about .001
-MAX_STATE = 60_000  # bytes of JSON: a notebook may hold 600 kB in all
 POOLS = ("sum", "mean", "max", "recency", "recency, normalised")
 EVERYTHING = 1_000_000_000  # the length that stands for the whole life
 LENGTHS = (0, *(int(10 ** (i / 15) + 0.5) for i in range(61)), EVERYTHING)
-
-
-class _Explorer(anywidget.AnyWidget):
-    _css = _CSS
-    state = traitlets.Dict().tag(sync=True)
-    _needs: ClassVar[tuple[str, ...]] = ()
-    _limit: ClassVar[int] = MAX_STATE
-
-    def __init__(self, state: Mapping[str, Any], **kwargs: Any) -> None:
-        if missing := [k for k in self._needs if k not in state]:
-            raise ValueError(f"state lacks {missing}; it needs {list(self._needs)}")
-        size = len(json.dumps(state))
-        if size > self._limit:
-            raise ValueError(
-                f"state has {size:,} bytes, over {self._limit:,}; give fewer events or candidates"
-            )
-        super().__init__(state=dict(state), **kwargs)
-
-    def __repr__(self) -> str:  # no address: notebook tests compare text
-        return f"{type(self).__name__}()"
 
 
 class PoolingExplorer(_Explorer):
@@ -132,52 +136,6 @@ class LifeExplorer(_Explorer):
             }
             candidates.append(w.topic_history(world, requests, row, column) | more)
         return cls(life_state(list(picked), candidates, model, world.step, w.STATES))
-
-
-# --- numbers for the browser ------------------------------------------------------------------
-
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-def pack(array: ArrayLike, bits: int = 12) -> dict[str, Any]:
-    """An array as text: one scale, and ``bits`` bits a number in characters of six.
-
-    With 12 bits errors are at most 1/4094 of the largest value, and a matrix of 10,000 numbers
-    takes 20 kB in place of 90.
-
-    Args:
-        array: any shape, finite. bits: 4 … 24.
-
-    Returns:
-        ``{"shape", "scale", "bits", "text"}``; ``unpack`` gives the numbers that the browser uses.
-    """
-    a = np.asarray(array, np.float64)
-    if not np.isfinite(a).all():
-        raise ValueError("array has NaN or infinity; only finite numbers can be packed")
-    if not 4 <= bits <= 24:
-        raise ValueError(f"bits is {bits}; it must lie in 4 … 24")
-    half = 2 ** (bits - 1)
-    scale = float(f"{np.abs(a).max(initial=0.0) * (1 + 1e-6) / (half - 1):.7g}") or 1.0
-    codes = np.rint(a.ravel() / scale).astype(np.int64) + half
-    stream = (codes[:, None] >> np.arange(bits)[::-1] & 1).ravel()
-    stream = np.pad(stream, (0, -len(stream) % 6)).reshape(-1, 6)
-    text = "".join(_ALPHABET[c] for c in stream @ (2 ** np.arange(6)[::-1]))
-    return {"shape": list(a.shape), "scale": scale, "bits": bits, "text": text}
-
-
-def unpack(packed: Any) -> NDArray[np.float64]:
-    """What ``pack`` packed, as the browser reads it; plain lists come back as an array."""
-    if not isinstance(packed, Mapping):
-        return np.asarray(packed, np.float64)
-    bits, size = packed["bits"], int(np.prod(packed["shape"]))
-    sixes = np.array([_ALPHABET.index(c) for c in packed["text"]], np.int64)
-    stream = (sixes[:, None] >> np.arange(6)[::-1] & 1).ravel()[: size * bits]
-    codes = stream.reshape(-1, bits) @ (2 ** np.arange(bits)[::-1])
-    return ((codes - 2 ** (bits - 1)) * packed["scale"]).reshape(packed["shape"])
-
-
-def _lists(a: Any, digits: int = 5) -> Any:
-    return (np.round(np.asarray(a, np.float64), digits) + 0.0).tolist()
 
 
 # --- pooling ----------------------------------------------------------------------------------
