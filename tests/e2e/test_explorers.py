@@ -396,7 +396,7 @@ def test_twin_alone(page, site, twin, search):
             for k in (5, 40, 200):
                 slide(root.locator("input[type=range]"), K_STEPS.index(k))
                 want = same_as_twin_view(root, twin.state, i, k=k, search=search, head=head)
-                assert root.locator("svg .mark").count() == len(want["index"])
+                assert root.locator("svg .found").count() == len(want["index"])
                 assert root.get_by_role("listitem").count() == len(want["top"])
     root.get_by_role("button", name="start again").click()
     same_as_twin_view(root, twin.state, 0)

@@ -40,7 +40,7 @@ function render({ model, el }) {
     return { row, scores, kin: open(c.kin), orders, bySum: ranking(scores.map(sum)), days: row.map(r => days[r]) };
   });
   const A = candidates[0].orders.length, end = Math.max(7 * given.activity.length, 1);
-  const words = ["TWIN: round robin over heads", "TWIN: sum over heads", `SIM hard: same ${given.field}, newest`, "the newest events"];
+  const words = ["TWIN: round robin", "TWIN: sum over heads", `SIM hard: same ${given.field}, newest`, "the newest events"];
   const s = {}, begin = () => Object.assign(s, { candidate: 0, k: ks.includes(100) ? 100 : ks[ks.length - 1], search: SEARCHES[0], head: null });
   begin();
   el.classList.add("seq-explorer", "seq-twin");
@@ -53,13 +53,13 @@ function render({ model, el }) {
   const shares = table(["also in TWIN's K", `of the candidate's ${given.key}`, "whole attention"], null);
   const depths = table(candidates[0].orders.map((_, a) => `head ${a + 1}`), null);
   const out = make("div", { className: "out", aria: { live: "polite" } }), walked = make("p", { className: "hint walked" });
-  depths.box.classList.add("short");
+  shares.box.classList.add("named"); depths.box.classList.add("short");
 
   let width = 0;
   const drawLine = (c, r) => {
     const W = Math.min(Math.max(width - 30, 300), 830), L = 40, R = 12, base = 126, H = 212, X = d => L + (W - L - R) * (1 - d / end);
     const high = Math.max(...r.weights, 1e-9), Y = w => base - 104 * w / high, busy = Math.max(...given.activity, 1), week = (W - L - R) * 7 / end;
-    const step = [10, 25, 50, 100, 200, 400, 1000].find(d => end / d <= W / 90) ?? 2000, ticks = [];
+    const step = [10, 25, 50, 100, 200, 400, 1000].find(d => end / d <= W / 80) ?? 2000, ticks = [];
     for (let d = step; d < end - step / 3; d += step) ticks.push(d);
     const low = [...r.at.keys()].sort((x, y) => r.weights[x] - r.weights[y]), shown = new Set(r.at), n = r.at.length;
     const mark = i => {
@@ -67,7 +67,7 @@ function render({ model, el }) {
       const color = kin > 1 ? "var(--plus)" : kin ? "var(--minus)" : "var(--dim)", [what, note] = name(c, j);
       const head = kin > 1 ? `<circle cx="${x}" cy="${y}" r="3.6" fill="${color}"/>` : kin ? `<circle cx="${x}" cy="${y}" r="3.2" fill="var(--card)" stroke="${color}" stroke-width="1.5"/>`
         : `<path d="M${x} ${y}m-3 -3l6 6m0 -6l-6 6" stroke="${color}" stroke-width="1.5"/>`;
-      return `<g class="mark"><title>${escape(`${what}, ${note}: weight ${fixed(r.weights[i], 4)}`)}</title><line x1="${x}" x2="${x}" y1="${base}" y2="${y}" stroke="${color}" stroke-opacity=".55"/>${head}</g>`;
+      return `<g class="found"><title>${escape(`${what}, ${note}: weight ${fixed(r.weights[i], 4)}`)}</title><line x1="${x}" x2="${x}" y1="${base}" y2="${y}" stroke="${color}" stroke-opacity=".55"/>${head}</g>`;
     };
     const label = n ? `${n} events found; the oldest is ${age(r.oldest)} old, half of them are older than ${age(r.median)}; the largest weight is ${fixed(high)}` : "no event was found";
     chart.replaceChildren(svg(W, H, label));
@@ -113,7 +113,7 @@ function render({ model, el }) {
     reset(() => { begin(); fill(); draw(); }));
   fill();
   const key = (color, sign, text) => make("span", {}, make("b", { textContent: sign, style: `color:var(${color})`, aria: { hidden: "true" } }), ` ${text}`);
-  el.append(controls, make("h4", { textContent: "The events found, in the whole life; height: weight in the exact search unit" }), chart,
+  el.append(controls, make("h4", { textContent: "The events found; height: weight in the exact search unit" }), chart,
     make("p", { className: "hint" }, key("--plus", "●", `the candidate's ${given.key}, `), key("--minus", "○", `the same ${given.field}, `), key("--dim", "✕", "another. "),
       key("--accent", "|", "TWIN's own K, long where this search found the event too. Bottom: all events, by week.")),
     make("div", { className: "split" },
