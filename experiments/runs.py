@@ -42,7 +42,8 @@ class Run:
     """Everything that decides a result, bit for bit on one machine.
 
     Attributes:
-        data: "course", "control", "realistic" (seed 0 of each world) or "complete-journey".
+        data: "course", "control", "realistic" (seed 0 of each world), "complete-journey" or "git" (see
+            ``git_twin``).
         model: a registered name. length: L. seed: of weights, order of requests.
         epochs, lr, batch_size: the recipe.
         history: "own", or "other" to train and test on another user's history.
@@ -89,6 +90,10 @@ def dataset(name: str):
         from seqlib.data.public import complete_journey
 
         return complete_journey()
+    if name == "git":
+        from .git_twin import history
+
+        return history()
     from seqlib.data.world import make_world
 
     return make_world(name, seed=0)

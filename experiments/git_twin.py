@@ -1,0 +1,344 @@
+"""TWIN on real lives of more than 10^4 events: the file history of a git clone.
+
+``SEQLIB_GIT_CLONE=PATH python -m experiments all git-twin``, with PATH a full clone (bare or not) of
+a project with heavy authors. The stored result is of the project it names, at the commit it names.
+
+User = author, item = file, a request = a commit, see ``seqlib.data.git_history``. Negatives are drawn
+uniformly from the files that existed: nobody declined them, so rates mean nothing and only order does.
+Training and test requests are a seeded sample, histories are never cut but by a model's own length.
+
+One recipe for all: 7,000 training requests, each seen twice. It was chosen on the last tenth of training
+time, where one pass left every model short, SIM and DIN most; DIN is there with four passes as well.
+
+Heavy users are few. Users are resampled as everywhere in the course; because five of them say little,
+so are all (author, quarter) blocks, which asks less: whether it would come out again *for these authors*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqlib.data import _git as git
+from seqlib.data.dataset import Dataset
+from seqlib.data.log import Requests, history_end
+from seqlib.data.schema import SECONDS_PER_DAY
+from seqlib.evaluate import Interval, Predictions, bootstrap
+from seqlib.metrics import auc, gauc
+
+from . import runs
+from .pool import train
+from .runs import Run, execute
+
+CLONE = "SEQLIB_GIT_CLONE"
+KNOWN = {"97e3422f41d94209577713af4f3a94e97d6c4eda": "Samba (github.com/samba-team/samba)"}
+SEEDS = (0, 1, 2)
+LIFE, SHORT = 10_000, 100
+HEAVY = 10_000  # events before a request
+MIN_EVENTS, TRAIN, TEST = 1_000, 7_000, 4_000
+WINDOWS = (100, 1_000, 10_000)
+QUARTER = 91.3125 * SECONDS_PER_DAY
+
+
+def main() -> list[Run]:
+    """Whole-life models, and every kind of model with 100 events."""
+    life: dict[str, Any] = {"data": "git", "length": LIFE, "epochs": 2, "sort": True}
+    short: dict[str, Any] = {"data": "git", "length": SHORT, "epochs": 2}
+    plan: list[dict[str, Any]] = [{**short, "model": "item_only", "name": "item_only"}]
+    for name in ("mean_pooling", "topic_histogram", "din_similarity", "twin", "twin_evidence"):
+        plan.append({**short, "model": name, "name": f"{name}, L=100"})
+    plan += [
+        {**short, "model": "din_similarity", "name": "din_similarity, L=100, 4 epochs", "epochs": 4},
+        {**life, "model": "topic_histogram", "name": "topic_histogram, life"},
+        {**life, "model": "sim_hard", "name": "sim_hard"},
+        {**life, "model": "twin", "name": "twin"},
+        {**life, "model": "twin_evidence", "name": "twin_evidence"},
+    ]  # fmt: skip
+    return [Run(seed=s, **settings) for s in SEEDS for settings in plan]
+
+
+def pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Both TWINs against everything else; what length alone brings to the other models."""
+    twins = ("twin", "twin_evidence")
+    out = [(a, b) for a in twins for b in labels if b not in twins]
+    out.append(("twin_evidence", "twin"))
+    out += [("topic_histogram, life", "topic_histogram, L=100")]
+    out += [("sim_hard", b) for b in labels if b.endswith("L=100")]
+    return out
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def full_history() -> tuple[Dataset, dict[str, Any]]:
+    """The clone's data set with all its requests, and which history it is (no path, no name).
+
+    Raises:
+        GitError: the variable is not set, or names no complete clone.
+    """
+    if not os.environ.get(CLONE):
+        raise git.GitError(
+            f"this experiment reads a git clone of yours: set {CLONE} to the path of one whose "
+            f"busiest authors touched more than {HEAVY:,} files (`git log` is read, nothing fetched)"
+        )
+    path = Path(os.environ[CLONE])
+
+    def ask(*args: str) -> str:
+        return git._ask(path, *args) or ""
+
+    end = ask("log", "-1", "--format=%ct")
+    data = git.git_history(path, min_events=MIN_EVENTS, now=float(end) if end else None)
+    roots = ask("log", "--max-parents=0", "--format=%at %H", "HEAD").split("\n")
+    root = min(roots, key=lambda line: int(line.split()[0])).split()[1]
+    return data, {
+        "project": KNOWN.get(root, "not one this course knows"),
+        "oldest_root": root,
+        "head": ask("rev-parse", "HEAD"),
+        "head_date": ask("log", "-1", "--format=%cs"),
+        "commits": int(ask("rev-list", "--count", "HEAD")),
+    }
+
+
+@lru_cache(maxsize=1)
+def history() -> Dataset:
+    """A seeded sample of the clone's requests, with whole histories.
+
+    Raises:
+        GitError: as ``full_history``, or the cache holds predictions for another history.
+    """
+    data, which = full_history()
+    rng = np.random.default_rng(0)
+
+    def some(requests: Requests, n: int) -> Requests:
+        rows = rng.choice(len(requests), min(n, len(requests)), replace=False)
+        return requests[np.sort(rows)]
+
+    stamp = {"head": which["head"], "settings": [MIN_EVENTS, TRAIN, TEST]}
+    _stamp(runs.CACHE / "git-history.json", stamp)
+    sample = dataclasses.replace(data, train=some(data.train, TRAIN), test=some(data.test, TEST))
+    return sample.validate()
+
+
+def _stamp(path: Path, stamp: dict[str, Any]) -> None:
+    """Runs are named without the clone, so the cache belongs to one history only."""
+    if path.exists() and json.loads(path.read_text()) != stamp:
+        raise git.GitError(
+            f"the cache holds predictions for another git history or sample; delete "
+            f"{path.parent.name}/git-* to train for this one"
+        )
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(stamp) + "\n")
+
+
+# --- what the history is ----------------------------------------------------------------------
+
+
+def lengths_before(data: Dataset, requests: Requests) -> NDArray[np.int64]:
+    """(R,) events of the author before each request."""
+    return history_end(data.log, requests) - data.log.offsets[requests.user]
+
+
+def past(data: Dataset, requests: Requests, of: NDArray) -> tuple[NDArray, NDArray]:
+    """When each candidate's value was last touched, and how often, in the author's life.
+
+    Args:
+        of: (items,) value of every item: the item itself, or its folder.
+
+    Returns:
+        (R, C) rank of the last touch, 0 the newest event, infinite if there is none;
+        (R, C, W + 1) touches among the last of ``WINDOWS`` and in the whole life.
+    """
+    end, values = history_end(data.log, requests), of[data.log.item]
+    rank = np.full(requests.items.shape, np.inf)
+    count = np.zeros((*requests.items.shape, len(WINDOWS) + 1))
+    for r in range(len(requests)):
+        life = values[data.log.offsets[requests.user[r]] : end[r]][::-1]
+        same = of[requests.items[r]][:, None] == life
+        for w, n in enumerate((*WINDOWS, len(life))):
+            count[r, :, w] = same[:, :n].sum(1)
+        any_ = same.any(1)
+        rank[r, any_] = same[any_].argmax(1)
+    return rank, count
+
+
+def counting(data: Dataset, keep: NDArray) -> dict[str, Any]:
+    """What needs no training: how many candidates had been touched, and AUCs of counts and ranks."""
+    test = data.test[keep]
+    label = test.labels[..., 0]
+    names = [f"{n}" for n in WINDOWS] + ["all"]
+    out: dict[str, Any] = {}
+    folder = data.spec.items.fields["folder"].numpy()
+    for kind, of in (("file", np.arange(len(folder))), ("folder", folder)):
+        rank, count = past(data, test, of)
+        cells: dict[str, dict[str, float]] = {"positives_seen": {}, "negatives_seen": {}}
+        cells |= {"auc_of_count": {}, "auc_of_recency": {}}
+        for w, name in enumerate(names):
+            seen = count[..., w] > 0
+            recency = np.where(seen, -rank, -1e9)
+            cells["positives_seen"][name] = float(seen[label == 1].mean())
+            cells["negatives_seen"][name] = float(seen[label == 0].mean())
+            cells["auc_of_count"][name] = auc(count[..., w], label)
+            cells["auc_of_recency"][name] = auc(recency, label)
+        out[kind] = {k: {n: round(x, 4) for n, x in v.items()} for k, v in cells.items()}
+    return out
+
+
+def _quantiles(x: NDArray) -> dict[str, int]:
+    return {f"p{q}": int(np.percentile(x, q)) for q in (0, 10, 50, 90, 100)}
+
+
+def facts(data: Dataset, heavy: NDArray) -> dict[str, Any]:
+    """Which history, how long, and what was left out and sampled."""
+    everything, which = full_history()
+    log, touched = data.log, data.log.lengths
+
+    def day(t: float) -> str:
+        return str(np.datetime64(int(t), "s").astype("datetime64[D]"))
+
+    return {
+        **which,
+        "events": len(log),
+        "from": day(log.time.min()),
+        "test_from": day(everything.test.time.min()),
+        "to": day(log.time.max()),
+        "users": log.n_users,
+        "users_with_heavy_life": int((touched >= HEAVY).sum()),
+        "events_per_user": _quantiles(touched),
+        "items": len(data.spec.items) - 2,
+        "folders": data.spec.items.sizes["folder"] - 2,
+        "notes": {k: v for k, v in data.spec.notes.items() if k != "test_from"},
+        "train_requests": {"used": len(data.train), "of": len(everything.train)},
+        "test_requests": {"used": len(data.test), "of": len(everything.test)},
+        "train_history": _quantiles(lengths_before(data, data.train)),
+        "test_history": _quantiles(lengths_before(data, data.test)),
+        "test_users": len(np.unique(data.test.user)),
+        "heavy_test_requests": int(heavy.sum()),
+        "heavy_test_users": len(np.unique(data.test.user[heavy])),
+    }
+
+
+# --- results ----------------------------------------------------------------------------------
+
+Group = list[Predictions]
+
+
+def _interval(i: Interval) -> dict[str, float]:
+    return {k: round(getattr(i, k), 5) for k in ("delta", "low", "high")}
+
+
+def _by_user(group: Group) -> tuple[NDArray, NDArray]:
+    """(users,) each user's own AUC, mean over seeds, and impressions; NaN with one class only."""
+    users = np.unique(group[0].user)
+    value, weight = np.zeros((len(group), len(users))), np.zeros(len(users))
+    for s, p in enumerate(group):
+        for u, user in enumerate(users):
+            rows = p.rows(p.user == user)
+            value[s, u] = auc(rows.score[..., 0], rows.label[..., 0])
+            weight[u] = rows.label.size
+    return value.mean(0), weight
+
+
+def gauc_difference(a: Group, b: Group, n: int = 1000) -> dict[str, float]:
+    """GAUC of ``a`` minus that of ``b``, users resampled; in how many users ``a`` is better."""
+    (va, weight), (vb, _) = _by_user(a), _by_user(b)
+    gain = (va - vb)[keep := np.isfinite(va - vb)]
+    w, users = weight[keep], int(keep.sum())
+    times = np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), n) * w
+    low, high = np.percentile(times @ gain / times.sum(1), [2.5, 97.5])
+    delta = float(w @ gain / w.sum())
+    cell = {"delta": round(delta, 5), "low": round(float(low), 5), "high": round(float(high), 5)}
+    return {**cell, "better_for": int((gain > 0).sum()), "of": users}
+
+
+def compare(groups: dict[str, Group], quarter: NDArray, n: int = 1000) -> list[dict[str, Any]]:
+    """Differences of AUC over resampled users and (author, quarter) blocks, and of GAUC.
+
+    Args:
+        groups: label -> predictions of its seeds, all on the same requests.
+        quarter: (R,) which (author, quarter) each request is in.
+    """
+    by = {
+        unit: {
+            k: bootstrap([dataclasses.replace(p, user=of) for p in g], n=n)
+            for k, g in groups.items()
+        }
+        for unit, of in (("user", next(iter(groups.values()))[0].user), ("quarter", quarter))
+    }
+    out = []
+    for a, b in pairs(list(groups)):
+        users, quarters = (by[unit][a].minus(by[unit][b]) for unit in ("user", "quarter"))
+        out.append(
+            {"a": a, "b": b, "length": LIFE, "seeds": len(groups[a]), "users": users.users,
+             **_interval(users), "quarters": {"n": quarters.users, **_interval(quarters)},
+             "gauc": gauc_difference(groups[a], groups[b], n)}
+        )  # fmt: skip
+    return out
+
+
+def _metrics(group: Group) -> dict[str, dict[str, Any]]:
+    user = np.repeat(group[0].user, group[0].score.shape[1])
+    each = {
+        "auc": [auc(p.score[..., 0], p.label[..., 0]) for p in group],
+        "gauc": [gauc(p.score[..., 0], p.label[..., 0], user).value for p in group],
+    }
+    return {
+        k: {"mean": round(float(np.mean(v)), 5), "each": [round(x, 5) for x in v]}
+        for k, v in each.items()
+    }
+
+
+def by_last_touch(data: Dataset, groups: dict[str, Group]) -> list[dict[str, Any]]:
+    """AUC of the positives whose file was last touched so many events ago, against all negatives."""
+    label = data.test.labels[..., 0]
+    rank, _ = past(data, data.test, np.arange(len(data.spec.items)))
+    out, edges = [], (0, *WINDOWS, np.inf)
+    bins = [(f"{a} to {b}", (rank >= a) & (rank < b)) for a, b in pairwise(edges)]
+    for name, inside in [*bins, ("never", np.isinf(rank))]:
+        positive = inside & (label == 1)
+        among = positive | (label == 0)
+        out.append({"events_ago": name, "positives": int(positive.sum())})
+        if positive.any():
+            out[-1]["auc"] = {
+                k: round(float(np.mean([auc(p.score[..., 0][among], label[among]) for p in g])), 4)
+                for k, g in groups.items()
+            }
+    return out
+
+
+def study(workers: int = 2) -> dict[str, Any]:
+    """Train what is missing and summarise: all test requests, and those of heavy lives."""
+    from .plans import summarise  # it lists the studies, so it imports this module
+
+    data, plan = history(), main()
+    train([r for r in plan if not (runs.CACHE / f"{r.key}.npz").exists()], workers)
+    groups: dict[str, Group] = {}
+    for run in plan:
+        groups.setdefault(run.name, []).append(execute(run))
+    _, quarter = np.unique(
+        np.stack([data.test.user, data.test.time // QUARTER], 1), axis=0, return_inverse=True
+    )
+    heavy = lengths_before(data, data.test) >= HEAVY
+    some = {k: [p.rows(heavy) for p in g] for k, g in groups.items()}
+    return {
+        **summarise(plan),
+        "differences": compare(groups, quarter),
+        "data": facts(data, heavy),
+        "counting": counting(data, np.ones(len(heavy), bool)),
+        "by_last_touch": by_last_touch(data, groups),
+        "heavy": {
+            "events_before": HEAVY,
+            "rows": [{"label": k, "touched": _metrics(g)} for k, g in some.items()],
+            "differences": compare(some, quarter[heavy]),
+            "counting": counting(data, heavy),
+        },
+    }
