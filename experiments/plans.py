@@ -107,10 +107,15 @@ PLANS = {
     "long-transact": transact.longer,
     "real-transact": transact.real,
     "main-twin": twin.main,
+    "parts-twin": twin.parts,
+    "length-twin": twin.lengths,
+    "hash-twin": twin.hashes,
+    "real-twin": twin.real,
 }
 BASES = {"item_only", "mean_pooling", "topic_histogram", "din", "din_similarity"}
 BASES |= {"no history", "average pooling", "DIN", "DIN, all candidates", "TransAct", "hybrid"}
 BASES |= {"TransAct, no window", "first K + maximum", "concat", "sim_hard", "sim_hard by topic"}
+BASES |= {"sim_soft_pretrained", "sim_soft_joint", "twin"}
 SHORT = {
     "din_similarity, L=100",
     "topic_histogram, L=100",

@@ -361,7 +361,7 @@ def test_trace_publishes_finalists_and_weights():
 
 def test_configuration_errors_name_what_is_wrong():
     for name, options, message in (
-        ("sim_hard", {"search": "fuzzy"}, "search is 'fuzzy'; one of hard, soft_joint"),
+        ("sim_hard", {"search": "fuzzy"}, "search is 'fuzzy'; one of hard, cluster"),
         ("sim_hard", {"field": "colour"}, r"no field 'colour'; there are \['topic', 'category'\]"),
         ("sim_hard", {"k": 0}, "k is 0; a search returns at least 1 event"),
         ("sim_hard", {"auxiliary": -1.0}, "must not be negative"),
