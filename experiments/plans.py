@@ -10,7 +10,7 @@ import numpy as np
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
-from . import drift, transact, transact_claims, twin
+from . import drift, transact, transact_claims, twin, twin_claims, twin_search
 from .runs import Run, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
@@ -125,6 +125,9 @@ SHORT = {
 STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
     "transact-claims": transact_claims.summarise,
     "drift-transact": drift.study,
+    "search-twin": twin_search.study,
+    "staleness-twin": twin_search.staleness,
+    "twin-claims": twin_claims.summarise,
 }
 
 

@@ -21,8 +21,11 @@ RECIPE: dict[str, Any] = {"data": "course", "epochs": 1, "sort": True}
 
 def seeds(model: str, name: str = "", length: int = LIFE, **more: Any) -> list[Run]:
     """Three seeds of one model; keywords that are no field of ``Run`` are its options."""
-    known = {k: more.pop(k) for k in ("data", "epochs", "sort", "candidates") if k in more}
-    run = {**RECIPE, "model": model, "name": name or model, "length": length, **known}
+    known: dict[str, Any] = {
+        k: more.pop(k) for k in ("data", "epochs", "sort", "candidates") if k in more
+    }
+    own: dict[str, Any] = {"model": model, "name": name or model, "length": length}
+    run = {**RECIPE, **own, **known}
     return [Run(seed=s, model_options=tuple(sorted(more.items())), **run) for s in SEEDS]
 
 

@@ -166,7 +166,7 @@ def with_search(model: Ranker, **how: Any) -> Predictions:
     encoder = OtherSearch(model.encoder, **how)  # type: ignore[arg-type]
     ranker._modules = {**model._modules, "encoder": encoder}
     requests = _sample(world.test, SCORED)
-    calm = {"length": twin.LIFE, "batch_size": 8, "sort_by_length": True}
+    calm: dict[str, Any] = {"length": twin.LIFE, "batch_size": 8, "sort_by_length": True}
     return predict(ranker.eval(), BatchLoader(world.log, requests, **calm))
 
 
@@ -201,7 +201,7 @@ def search_run(seed: int) -> dict[str, np.ndarray]:
             out.setdefault("dropped", []).append(hits_at_k(missing, oracle))
         arrays = {k: torch.cat(v).numpy() for k, v in out.items()}
         for n, p in (("own", with_search(main)), ("other", with_search(main, other=aux.encoder))):
-            arrays |= {f"{n}|score": p.score, "user": p.user, "label": p.label, "truth": p.truth}
+            arrays |= _arrays(n, p)
         return arrays
 
     return kept(CACHE / f"twin-search-{seed}.npz", make)
@@ -345,7 +345,7 @@ def _with_old_keys(model: Ranker, keys: dict[int, Tensor]) -> dict[str, np.ndarr
     arrays = {k: torch.cat(v).numpy() for k, v in out.items()}
     for age in SCORED_AGES:
         p = with_search(model, keys=keys[age])
-        arrays |= {f"{age}|score": p.score, "user": p.user, "label": p.label, "truth": p.truth}
+        arrays |= _arrays(str(age), p)
     return arrays
 
 
@@ -381,6 +381,11 @@ def _crossing(x, y: np.ndarray, level: float) -> float | None:
                 float(x[i - 1] + (y[i - 1] - level) / (y[i - 1] - y[i]) * (x[i] - x[i - 1]))
             )
     return None
+
+
+def _arrays(name: str, p: Predictions) -> dict[str, np.ndarray]:
+    assert p.truth is not None
+    return {f"{name}|score": p.score, "user": p.user, "label": p.label, "truth": p.truth}
 
 
 def _scores(stored: dict[str, np.ndarray], name: str) -> Predictions:
