@@ -166,8 +166,8 @@ def past(data: Dataset, requests: Requests, of: NDArray) -> tuple[NDArray, NDArr
         same = of[requests.items[r]][:, None] == life
         for w, n in enumerate((*WINDOWS, len(life))):
             count[r, :, w] = same[:, :n].sum(1)
-        any_ = same.any(1)
-        rank[r, any_] = same[any_].argmax(1)
+        if (known := same.any(1)).any():
+            rank[r, known] = same[known].argmax(1)
     return rank, count
 
 

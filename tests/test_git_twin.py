@@ -83,12 +83,15 @@ def test_ranks_and_counts_are_those_of_a_loop(busy_clone, monkeypatch):
     monkeypatch.setattr(git_twin, "WINDOWS", (3, 20))
     data = git_history(busy_clone, min_events=1, candidates=5, positives=2)
     folder = data.spec.items.fields["folder"].numpy()
-    rank, count = git_twin.past(data, data.test, folder)
-    for r in range(0, len(data.test), 5):
-        user, time = data.test.user[r], data.test.time[r]
+    before_all = np.where(np.arange(len(data.test)) == 0, 0.0, data.test.time)
+    requests = dataclasses.replace(data.test, time=before_all)  # the first life is empty
+    assert git_twin.lengths_before(data, requests)[0] == 0
+    rank, count = git_twin.past(data, requests, folder)
+    for r in range(0, len(requests), 5):
+        user, time = requests.user[r], requests.time[r]
         mine = (data.log.user == user) & (data.log.time < time)
         life = folder[data.log.item[mine]][::-1].tolist()  # newest first
-        for c, item in enumerate(data.test.items[r]):
+        for c, item in enumerate(requests.items[r]):
             here = [j for j, f in enumerate(life) if f == folder[item]]
             assert rank[r, c] == (here[0] if here else np.inf)
             assert count[r, c].tolist() == [sum(j < n for j in here) for n in (3, 20, len(life))]
