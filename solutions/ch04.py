@@ -20,7 +20,7 @@ def round_robin(alpha, k):
     return taken
 
 
-def search(alpha, mask, k):
+def safe_search(alpha, mask, k):
     """E04.3: alpha (L,), mask (L,) -> the best k real events, best first; fewer if there are fewer."""
     best = alpha.masked_fill(~mask, -torch.inf).topk(min(k, len(alpha)))
     return best.indices[best.values > -torch.inf]
