@@ -142,7 +142,7 @@ def _clicks(main: dict[str, Group], parts: dict[str, Group], search: dict[str, A
             "10,000 .7927, inner product .7939",
             ", ".join(f"{n} {v:.4f}" for n, v in grain.items()),
             all(grain[x] < grain[y] for x, y in pairwise(finer))),
-        row("T-C6", "same structure helps, same parameters help more", "SIM soft < without shared "
+        row("T-C6", "same structure helps most, same parameters help further", "SIM soft < without shared "
             "parameters < TWIN",
             f"hits {hits[0]:.0f} < {hits[1]:.0f} < {hits[2]:.0f}; E-AUC own − borrowed search "
             f"{b['delta']:+.4f} [{b['low']:+.4f}, {b['high']:+.4f}]",

@@ -1,0 +1,122 @@
+"""The studies of chapter 04: hits over output sizes, borrowed and old searches, and what is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import seqlib
+from experiments import runs, twin, twin_search
+from experiments.twin_search import OtherSearch, cyclic, ordered
+from seqlib import results
+from seqlib.search import Hits, hits_at_k, topk
+
+
+def built(name, **options):
+    """A tiny model with generic weights, no short branch."""
+    model = seqlib.build(name, tiny.spec(), seed=1, short=0, **options)
+    return tiny.fill(model).eval().encoder
+
+
+def test_the_curve_counts_as_hits_at_k_does():
+    g = torch.Generator().manual_seed(0)
+    order = topk(torch.rand(2, 3, 400, generator=g), 400)
+    oracle = topk(torch.rand(2, 3, 400, generator=g), 100)
+    got = twin_search.curve(order, oracle)
+    for i, n in enumerate(twin_search.SIZES):
+        first = Hits(order.index[..., :n], order.mask[..., :n])
+        assert torch.equal(got[..., i], hits_at_k(first, oracle))
+    assert (got[..., -1] == 100).all()
+
+
+@pytest.mark.parametrize("name", ["sim_hard", "sim_cluster", "sim_soft_pretrained", "eta", "sdim"])
+def test_a_search_is_the_beginning_of_its_own_order(name):
+    b = tiny.batch(lengths=(12, 5, 1))
+    encoder = built(name, **({} if name == "sdim" else {"k": 4}))
+    order, oracle = ordered(encoder, b)
+    for row, n in enumerate((12, 5, 1)):
+        assert order.mask[row].sum(-1).tolist() == [n] * 3  # the whole life, nothing twice
+        assert sorted(order.index[row, 0][order.mask[row, 0]].tolist()) == list(range(n))
+        assert oracle.mask[row].sum(-1).tolist() == [n] * 3
+    if name != "sdim":
+        found = encoder.search(b.events, b.items)
+        for i in range(found.mask.shape[-1]):
+            same = order.index[..., i] == found.index[..., i]
+            assert (same | ~found.mask[..., i]).all()
+
+
+def test_with_its_own_search_a_model_is_itself_and_with_old_keys_only_the_search_changes():
+    b, own = tiny.batch(lengths=(12, 9)), built("twin", k=3)
+    plain = own(b.events, b.items, b.request_time)
+    same = OtherSearch(own)(b.events, b.items, b.request_time)
+    assert torch.equal(same, plain)
+    assert torch.equal(OtherSearch(own, other=own)(b.events, b.items, b.request_time), plain)
+    reversed_ = -own.project_items()
+    other = OtherSearch(own, keys=reversed_)(b.events, b.items, b.request_time)
+    state = own.prefill(b.events, b.request_time, reversed_)
+    query = own.query(b.items)
+    found = own.search(state, query)
+    assert not torch.equal(
+        found.index, own.search(own.prefill(b.events, b.request_time), query).index
+    )
+    fresh = own.prefill(b.events, b.request_time)
+    assert torch.equal(other, own.score(fresh, query, found))
+
+
+def test_slices_in_turns_leave_rows_of_every_age():
+    keys = {10 * i: torch.full((7, 2), float(i)) for i in range(16)}
+    got = cyclic(keys, 50)
+    assert got[:, 0].tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert cyclic(keys, 10).unique().tolist() == [0]
+
+
+def test_where_a_falling_line_crosses():
+    y = np.array([100.0, 98.0, 90.0])
+    assert twin_search._crossing((0, 10, 20), y, 94.0) == 15
+    assert twin_search._crossing((0, 10, 20), y, 80.0) is None
+
+
+def test_models_of_the_studies_are_in_the_plans():
+    names = {r.name for r in (*twin.main(), *twin.parts())}
+    assert set(twin_search.SEARCHES) <= names
+    with pytest.raises(StopIteration):
+        twin_search.of_plan("no such run", 0)
+
+
+def test_weights_are_kept_beside_predictions_and_made_again_when_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CACHE", tmp_path)
+    world = runs.dataset("course")
+    small = dataclasses.replace(world, train=world.train[:64], test=world.test[:16])
+    monkeypatch.setattr(runs, "dataset", lambda name: small)
+    run = runs.Run(data="course", model="item_only", length=10, epochs=1)
+    runs.execute(run)
+    (file,) = tmp_path.glob("*.safetensors")
+    first = runs.trained(run).state_dict()
+    file.unlink()
+    again = runs.trained(run).state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert file.exists()
+
+
+def test_what_the_course_promises_of_twin_is_in_the_stored_runs():
+    """Above every model with 100 events and SIM hard; half of the way from there to the ceiling."""
+    stored = results.load("main-twin")
+    rows = {r["label"]: r["click"]["e_auc"]["mean"] for r in stored.rows}
+    best = max(rows["din_similarity, L=100"], rows["topic_histogram, L=100"])
+    top = stored.reference["ceiling"]
+    assert (rows["twin"] - best) / (top - best) > 0.5
+    assert rows["twin"] > stored.reference["filter"]["100"]  # which no model with 100 events passes
+    low = {d["b"]: d["low"] for d in stored.differences if d["a"] == "twin"}
+    assert min(low[n] for n in ("din_similarity, L=100", "topic_histogram, L=100", "sim_hard")) > 0
+
+
+def test_claims_of_chapter_04_are_complete_and_say_what_they_compared():
+    claims = results.document("twin-claims")["claims"]
+    want = [f"T-E{i}" for i in (1, 2, 3)] + [f"T-C{i}" for i in (1, 2, 3, 8, 4, 5, 6, 7, 9)]
+    assert [c["id"] for c in claims] == [*want, *(f"S-C{i}" for i in range(1, 5))]
+    assert all(c["paper"] and c["ours"] and isinstance(c["holds"], bool) for c in claims)
+    assert all(c["holds"] for c in claims if c["id"].startswith("T-E"))
