@@ -8,7 +8,9 @@ uniformly from the files that existed: nobody declined them, so rates mean nothi
 Training and test requests are a seeded sample, histories are never cut but by a model's own length.
 
 One recipe for all: 7,000 training requests, each seen twice. It was chosen on the last tenth of training
-time, where one pass left every model short, SIM and DIN most; DIN is there with four passes as well.
+time, where one pass left every model short, the TWINs least; DIN is there with four passes as well.
+Beside the models stand two kinds of counting: of no training at all (``counting``), and a small network
+on the candidate's own counts and last touches (``by_hand``).
 
 Heavy users are few. Users are resampled as everywhere in the course; because five of them say little,
 so are all (author, quarter) blocks, which asks less: whether it would come out again *for these authors*.
@@ -26,14 +28,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from seqlib import runtime
 from seqlib.data import _git as git
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests, history_end
 from seqlib.data.schema import SECONDS_PER_DAY
 from seqlib.evaluate import Interval, Predictions, bootstrap
 from seqlib.metrics import auc, gauc
+from seqlib.nn import MLP
+from seqlib.train import bce
 
 from . import runs
 from .pool import train
@@ -47,6 +54,8 @@ HEAVY = 10_000  # events before a request
 MIN_EVENTS, TRAIN, TEST = 1_000, 7_000, 4_000
 WINDOWS = (100, 1_000, 10_000)
 QUARTER = 91.3125 * SECONDS_PER_DAY
+BY_HAND = {"counts by hand, L=100": SHORT, "counts by hand, life": LIFE}
+Group = list[Predictions]
 
 
 def main() -> list[Run]:
@@ -227,9 +236,47 @@ def facts(data: Dataset, heavy: NDArray) -> dict[str, Any]:
     }
 
 
-# --- results ----------------------------------------------------------------------------------
+def by_hand(data: Dataset, n: int) -> Group:
+    """A small network on what can be counted of a candidate's file and folder in the last n events.
 
-Group = list[Predictions]
+    Inputs are the log rank of the last touch, whether there is one, and log counts in every window
+    up to n. No item features, no learned vectors: what a search has to beat.
+    """
+    known = [w for w, size in enumerate(WINDOWS) if size <= n]
+    folder = data.spec.items.fields["folder"].numpy()
+
+    def features(requests: Requests) -> Tensor:
+        columns = []
+        for of in (np.arange(len(folder)), folder):
+            rank, count = past(data, requests, of)
+            seen = rank < n
+            columns += [np.log1p(np.where(seen, rank, 2 * n)), seen]
+            columns += [np.log1p(count[..., w]) for w in known]
+        return torch.tensor(np.stack(columns, -1), dtype=torch.float32)
+
+    x, test, y = features(data.train), features(data.test), torch.tensor(data.train.labels).float()
+    x, y = x.flatten(0, 1), y.flatten(0, 1)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    x, test, out = (x - mean) / std, (test - mean) / std, []
+    for seed in SEEDS:
+        runtime.setup(1, seed)
+        net = nn.Sequential(MLP((x.shape[1], 48, 24)), nn.Linear(24, 1))
+        steps = 10 * -(-len(x) // 512)
+        optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for rows in (r for _ in range(10) for r in torch.randperm(len(x)).split(512)):
+            optimizer.zero_grad()
+            bce(net(x[rows]), y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            score = net(test).sigmoid().double().numpy()
+        label, index = data.test.labels.astype(np.float64), np.arange(len(data.test))
+        out.append(Predictions(score, label, data.test.user.astype(np.int64), index))
+    return out
+
+
+# --- results ----------------------------------------------------------------------------------
 
 
 def _interval(i: Interval) -> dict[str, float]:
@@ -324,6 +371,7 @@ def study(workers: int = 2) -> dict[str, Any]:
     groups: dict[str, Group] = {}
     for run in plan:
         groups.setdefault(run.name, []).append(execute(run))
+    groups |= {name: by_hand(data, n) for name, n in BY_HAND.items()}
     _, quarter = np.unique(
         np.stack([data.test.user, data.test.time // QUARTER], 1), axis=0, return_inverse=True
     )
@@ -332,6 +380,7 @@ def study(workers: int = 2) -> dict[str, Any]:
     return {
         **summarise(plan),
         "differences": compare(groups, quarter),
+        "by_hand": [{"label": k, "touched": _metrics(groups[k])} for k in BY_HAND],
         "data": facts(data, heavy),
         "counting": counting(data, np.ones(len(heavy), bool)),
         "by_last_touch": by_last_touch(data, groups),

@@ -13,6 +13,7 @@ from experiments import git_twin, runs
 from experiments.runs import execute
 from seqlib.data.public import GitError, git_history
 from seqlib.evaluate import Predictions
+from seqlib.metrics import auc
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def small(busy_clone, tmp_path, monkeypatch):
     monkeypatch.setenv(git_twin.CLONE, str(busy_clone))
     monkeypatch.setattr(runs, "CACHE", tmp_path / "cache")
     for name, value in {"MIN_EVENTS": 5, "TRAIN": 64, "TEST": 30, "HEAVY": 150, "LIFE": 120,
-                        "SHORT": 10, "WINDOWS": (10, 50), "SEEDS": (0, 1)}.items():  # fmt: skip
+                        "SHORT": 10, "WINDOWS": (10, 50), "SEEDS": (0, 1),
+                        "BY_HAND": {"counts by hand, life": 50}}.items():  # fmt: skip
         monkeypatch.setattr(git_twin, name, value)
     monkeypatch.setattr(git_twin, "train", lambda plan, workers: [execute(r) for r in plan])
     caches = (git_twin.full_history, git_twin.history, runs.dataset)
@@ -46,8 +48,8 @@ def test_the_study_runs_end_to_end_and_names_the_history_only(small):
     assert [r["label"] for r in found["rows"]] == labels
     assert all(r["seeds"] == 2 and 0 <= r["touched"]["auc"]["mean"] <= 1 for r in found["rows"])
     compared = {(d["a"], d["b"]) for d in found["differences"]}
-    short = [x for x in labels if "L=100" in x]
-    assert {(a, b) for a in ("twin", "twin_evidence") for b in [*short, "sim_hard"]} <= compared
+    rivals = [x for x in [*labels, *git_twin.BY_HAND] if x not in ("twin", "twin_evidence")]
+    assert {(a, b) for a in ("twin", "twin_evidence") for b in rivals} <= compared
     for d in [*found["differences"], *found["heavy"]["differences"]]:
         for i in (d, d["quarters"], d["gauc"]):
             assert i["low"] <= i["delta"] <= i["high"]
@@ -95,6 +97,22 @@ def test_ranks_and_counts_are_those_of_a_loop(busy_clone, monkeypatch):
             here = [j for j, f in enumerate(life) if f == folder[item]]
             assert rank[r, c] == (here[0] if here else np.inf)
             assert count[r, c].tolist() == [sum(j < n for j in here) for n in (3, 20, len(life))]
+
+
+def test_counts_by_hand_learn_what_can_be_counted(small):
+    """With "touched among the last 50" as the label, the last 50 events decide everything."""
+
+    def labelled(requests):
+        rank, _ = git_twin.past(data, requests, np.arange(len(data.spec.items)))
+        return dataclasses.replace(requests, labels=(rank < 50).astype(np.uint8)[..., None])
+
+    data = git_twin.history()
+    data = dataclasses.replace(data, train=labelled(data.train), test=labelled(data.test))
+    group = git_twin.by_hand(data, 50)
+    assert [p.score.shape for p in group] == [(30, 10, 1)] * 2
+    assert all(auc(p.score, data.test.labels) > 0.99 for p in group)
+    again = git_twin.by_hand(data, 50)
+    assert all((a.score == b.score).all() for a, b in zip(group, again, strict=True))
 
 
 def test_gauc_difference_counts_the_users_who_gain():
