@@ -10,7 +10,7 @@ import numpy as np
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
-from . import drift, transact, transact_claims, twin, twin_claims, twin_search
+from . import drift, transact, transact_claims, twin, twin_claims, twin_search, twin_serving
 from .runs import Run, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
@@ -127,6 +127,7 @@ STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
     "drift-transact": drift.study,
     "search-twin": twin_search.study,
     "staleness-twin": twin_search.staleness,
+    "serving-twin": twin_serving.study,
     "twin-claims": twin_claims.summarise,
 }
 

@@ -11,16 +11,12 @@ Whatever is wrong with the input is said in one line, with exit code 2. Nothing 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
@@ -28,13 +24,13 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import runtime
-from ..cost import interleaved
 from ..data.dataset import Dataset
-from ..data.log import BatchLoader, EventLog, Requests
-from ..data.schema import FIRST_ID, RequestBatch
+from ..data.log import BatchLoader, Requests
+from ..data.schema import RequestBatch
 from ..models import registry
 from ..models.ranker import Ranker
 from ..train import FitConfig, fit
+from .bench import timings
 from .store import BLOCK_ROWS, DTYPES, KeyStore
 from .twin import (
     PAPER_CYCLE,
@@ -204,23 +200,6 @@ def _serve(args: argparse.Namespace) -> str:
     return "\n".join(out)
 
 
-def _one_long_life(log: EventLog, length: int, n_candidates: int, seed: int) -> RequestBatch:
-    """A request with the log's newest events, of all users, as one history; drawn candidates."""
-    order = np.argsort(log.time, kind="stable")[-length:]
-    merged = EventLog.build(
-        user=np.zeros(len(order), np.int32), item=log.item[order],
-        time=np.arange(len(order)) * 600.0, action=log.action[order],
-        surface=log.surface[order], watch=log.watch[order], duration=log.duration[order],
-    )  # fmt: skip
-    seen = np.random.default_rng(seed).choice(log.item, n_candidates).astype(np.int32)
-    request = Requests(
-        user=np.zeros(1, np.int32), time=np.array([len(order) * 600.0]),
-        surface=np.zeros(1, np.uint8), position=np.zeros(1, np.int32),
-        items=np.maximum(seen, FIRST_ID)[None], labels=np.zeros((1, n_candidates, 1), np.uint8),
-    )  # fmt: skip
-    return BatchLoader(merged, request, length=length).batch(np.zeros(1, np.int64))
-
-
 def _bench(args: argparse.Namespace) -> str:
     data = Dataset.load(args.data)
     model = _load(args.model, data)
@@ -229,47 +208,26 @@ def _bench(args: argparse.Namespace) -> str:
             f"{args.data} has {len(data.log):,} events; --length {args.length:,} needs as many: "
             f"draw more users or ask for less"
         )
-    # Keys of an older model: the ESU then makes its finalists' own.
-    older = copy.deepcopy(model)
-    with torch.no_grad():
-        twin_of(older).relevance.w_h.weight.mul_(1.001)
+    rows = timings(data, model, args.candidates, args.rounds, args.length, args.seed, bar=True)
     lines = [
         f"L = {args.length:,}, {len(data.spec.items):,} items, model {key_digest(model)}, "
         f"{args.threads} thread(s), {args.rounds} rounds in turns; milliseconds per request",
         f"{'candidates':>10}  {'keys':<16}{'p50':>9}{'p99':>9}{'best':>9}"
         f"{'MACs (M)':>10}{'GSU proj.':>11}",
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        servers = {}
-        stores = [("fp32", model, "float32"), ("fp32 stale", older, "float32"),
-                  ("fp16 stale", older, "float16")]  # fmt: skip
-        for name, source, dtype in stores:
-            store = KeyStore.open(Path(folder) / name.replace(" ", "-"), create=True)
-            KeyProjector(store, dtype=dtype).refresh(source, time.time())
-            servers[name] = TwinServer(model, store)
-        bar = tqdm(args.candidates, desc="timing", unit=" sizes", leave=False)
-        for c in bar:
-            batch = _one_long_life(data.log, args.length, c, args.seed)
-            fns: dict[str, Callable[[], Any]] = {"projected now": partial(model, batch)}
-            for name, server in servers.items():
-                fns[f"stored {name}"] = partial(server.answer, batch)
-            saved = {f"stored {n}": s.savings(batch) for n, s in servers.items()}
-            any_saved = next(iter(saved.values()))
-            for name, t in interleaved(fns, args.rounds).items():
-                s = saved.get(name)
-                macs = any_saved.request if s is None else s.request_cached
-                left = any_saved.projection if s is None else s.projection_cached
-                lines.append(
-                    f"{c:>10,}  {name:<16}".ljust(28)
-                    + f"{t.p50:>9.1f}{t.p99:>9.1f}{t.best:>9.1f}{macs / 1e6:>10.1f}{left / 1e6:>11.1f}"
-                )
-        for server in servers.values():
-            server.encoder.store.close()
+    for r in rows:
+        lines.append(
+            f"{r['candidates']:>10,}  {r['keys']:<16}".ljust(28)
+            + f"{r['p50']:>9.1f}{r['p99']:>9.1f}{r['best']:>9.1f}{r['macs'] / 1e6:>10.1f}"
+            f"{r['projection'] / 1e6:>11.1f}"
+        )
+    now = rows[0]
+    removed = now["projection"] - rows[1]["projection"]
+    stage = now["projection"] + now["bias"]
     rate = break_even(PAPER_POOL, PAPER_CYCLE, reduction=PAPER_REDUCTION)
     lines += [
-        f"projection stage of the GSU: {any_saved.removed / 1e6:.1f} M of "
-        f"{(any_saved.projection + any_saved.bias) / 1e6:.1f} M multiply-adds removed "
-        f"({any_saved.share:.1%})",
+        f"projection stage of the GSU: {removed / 1e6:.1f} M of {stage / 1e6:.1f} M multiply-adds "
+        f"removed ({removed / stage:.1%})",
         f"the paper states {PAPER_REDUCTION:.1%} without a derivation; 1 - (pool / cycle) / (users * "
         f"L) gives it at {rate:,.0f} requests per second",
     ]
