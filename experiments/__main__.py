@@ -18,7 +18,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=f"of {', '.join([*PLANS, *STUDIES])}")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
     options = parser.parse_args()
-    names = options.names or [*PLANS, *STUDIES]
+    # A git history is only there for who names a clone.
+    clone = os.environ.get("SEQLIB_GIT_CLONE")
+    names = options.names or [n for n in (*PLANS, *STUDIES) if n != "git-twin" or clone]
     if unknown := set(names) - set(PLANS) - set(STUDIES):
         known = ", ".join([*PLANS, *STUDIES])
         parser.error(f"unknown experiment {sorted(unknown)}; there are {known}")

@@ -10,7 +10,16 @@ import numpy as np
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap, evaluate, grade
 from seqlib.metrics import expected_auc
 
-from . import drift, transact, transact_claims, twin, twin_claims, twin_search, twin_serving
+from . import (
+    drift,
+    git_twin,
+    transact,
+    transact_claims,
+    twin,
+    twin_claims,
+    twin_search,
+    twin_serving,
+)
 from .runs import Run, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
@@ -128,6 +137,7 @@ STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
     "search-twin": twin_search.study,
     "staleness-twin": twin_search.staleness,
     "serving-twin": twin_serving.study,
+    "git-twin": git_twin.study,
     "twin-claims": twin_claims.summarise,
 }
 
