@@ -50,8 +50,9 @@ SCORED = 300  # test requests whose click probabilities are compared
 BITS = (8, 16, 32, 64, 128, 256)
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.97, 0.99, 1.0)
 COVERED = 0.97  # of requested rows in the paper's store
-# The stream: steps, learning rate, how old keys may be, and how many steps between two snapshots.
-STEPS, RATE, AGES, EVERY = 150, 1e-3, (0, 1, 2, 5, 10, 20, 50, 100, 150), 10
+# The stream: steps, learning rates (a gentle one, and the peak of the recipe that trained the model),
+# how old keys may be, and how many steps lie between two snapshots.
+STEPS, RATES, AGES, EVERY = 150, (1e-3, 5e-3), (0, 1, 2, 5, 10, 20, 50, 100, 150), 10
 SCORED_AGES, CURVE_AGE, PERIODS = (0, 50, 150), 100, (50, 100, 150)
 
 
@@ -282,7 +283,7 @@ def study() -> dict[str, Any]:
 # --- old keys ---------------------------------------------------------------------------------
 
 
-def stream_run(seed: int) -> dict[str, np.ndarray]:
+def stream_run(seed: int, rate: float = RATES[0]) -> dict[str, np.ndarray]:
     """Go on training, in order of time, and search with keys of every age (T-C2).
 
     The query, the bias and the ESU are always the newest; only ``K_h W^h`` is old, as in production.
@@ -297,7 +298,7 @@ def stream_run(seed: int) -> dict[str, np.ndarray]:
         order = np.argsort(world.train.time, kind="stable")[-STEPS * 32 :]
         stream = BatchLoader(world.log, world.train[order], length=twin.LIFE, batch_size=32,
                              candidates=4, seed=seed)  # fmt: skip
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-5)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-5)
         model.train()
         for step, batch in enumerate(stream, start=1):
             loss = bce(model(batch), batch.labels)
@@ -310,7 +311,7 @@ def stream_run(seed: int) -> dict[str, np.ndarray]:
         model.eval()
         return _with_old_keys(model, {STEPS - step: k for step, k in keys.items()})
 
-    return kept(CACHE / f"twin-stream-{seed}.npz", make)
+    return kept(CACHE / f"twin-stream-{rate:g}-{seed}.npz", make)
 
 
 @torch.no_grad()
@@ -351,25 +352,30 @@ def _with_old_keys(model: Ranker, keys: dict[int, Tensor]) -> dict[str, np.ndarr
 
 def staleness() -> dict[str, Any]:
     """Hits by the age of the keys, one refresh of all or slices in turns; clicks beside them."""
+    jobs = [(seed, rate) for rate in RATES for seed in twin.SEEDS]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        stored = list(pool.map(stream_run, twin.SEEDS))
-    hits = [np.array([s[f"age|{a}"].mean() for a in AGES]) for s in stored]
-    mean = np.mean(hits, 0)
-    boots = {a: bootstrap([_scores(s, str(a)) for s in stored]) for a in SCORED_AGES}
-    lost = {str(a): _cell(boots[a].minus(boots[0])) for a in SCORED_AGES if a}
+        stored = list(pool.map(stream_run, *zip(*jobs, strict=True)))
+    at = {rate: [s for s, (_, r) in zip(stored, jobs, strict=True) if r == rate] for rate in RATES}
     return {
-        "lr": RATE,
         "batch": 32,
         "steps": list(AGES),
+        "requests": SCORED,
+        "rates": [{"lr": rate, **_ageing(runs)} for rate, runs in at.items()],
+    }
+
+
+def _ageing(stored: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    hits = [np.array([s[f"age|{a}"].mean() for a in AGES]) for s in stored]
+    boots = {a: bootstrap([_scores(s, str(a)) for s in stored]) for a in SCORED_AGES}
+    return {
         "hits": _mean(hits, 2),
         "each": _each(hits, 2),
-        "crosses_94": _crossing(AGES, mean, 94.0),
+        "crosses_94": _crossing(AGES, np.mean(hits, 0), 94.0),
         "cyclic": {"period": list(PERIODS),
                    "hits": [round(float(np.mean([s[f"cyclic|{p}"].mean() for s in stored])), 2)
                             for p in PERIODS]},
         "e_auc": {str(a): round(b.value, 5) for a, b in boots.items()},
-        "e_auc_lost": lost,
-        "requests": SCORED,
+        "e_auc_lost": {str(a): _cell(boots[a].minus(boots[0])) for a in SCORED_AGES if a},
     }  # fmt: skip
 
 

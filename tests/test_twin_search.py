@@ -118,5 +118,6 @@ def test_claims_of_chapter_04_are_complete_and_say_what_they_compared():
     claims = results.document("twin-claims")["claims"]
     want = [f"T-E{i}" for i in (1, 2, 3)] + [f"T-C{i}" for i in (1, 2, 3, 8, 4, 5, 6, 7, 9)]
     assert [c["id"] for c in claims] == [*want, *(f"S-C{i}" for i in range(1, 5))]
-    assert all(c["paper"] and c["ours"] and isinstance(c["holds"], bool) for c in claims)
+    assert all(c["paper"] and c["ours"] for c in claims)
+    assert [c["id"] for c in claims if not isinstance(c["holds"], bool)] == ["T-C8"]
     assert all(c["holds"] for c in claims if c["id"].startswith("T-E"))
