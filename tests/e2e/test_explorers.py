@@ -128,9 +128,6 @@ def same_as_twin_view(root, state, candidate, **options) -> dict:
     return want
 
 
-@pytest.mark.skipif(
-    not [*(ROOT / "chapters").glob("04-*.ipynb")], reason="chapter 04 is being written"
-)
 @pytest.mark.parametrize("search", SEARCHES)
 def test_twin(page, site, search):
     explorer, state = open_explorer(page, site, "04"), stored("04", "activity")
