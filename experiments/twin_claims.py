@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from seqlib.evaluate import Interval, bootstrap
 from seqlib.models.twin import Twin
 from seqlib.search import round_robin_topk
 from seqlib.serving.twin import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even, rate_reduction
+from seqlib.viz import label
 
 from . import twin
 from .transact_claims import Group, e_auc, groups
@@ -36,8 +38,15 @@ def row(
     id: str, claim: str, paper: str, ours: str, holds: bool | None, note: str = ""
 ) -> dict[str, Any]:
     """One line of the table; ``holds`` is None where the paper leaves nothing to compare with."""
-    return {"id": id, "claim": claim, "paper": paper, "ours": ours,
-            "holds": None if holds is None else bool(holds), "note": note}  # fmt: skip
+    return {"id": id, "claim": claim, "paper": paper, "ours": _readable(ours),
+            "holds": None if holds is None else bool(holds), "note": _readable(note)}  # fmt: skip
+
+
+def _readable(text: str) -> str:
+    """Models by the names that readers know."""
+    for key in ("sim_soft_pretrained", "sim_hard", "din_similarity", "mean_pooling", "twin"):
+        text = re.sub(rf"\b{key}\b", label(key), text)
+    return text
 
 
 def _text(i: Interval) -> str:
@@ -150,7 +159,7 @@ def _clicks(main: dict[str, Group], parts: dict[str, Group], search: dict[str, A
     return [
         row("T-C4", "average < DIN on the newest 100 < SIM hard < SIM soft < TWIN",
             ".7855 < .7873 < .7901 < .7939 < .7962 AUC",
-            " , ".join(f"{n} {v:.4f}" for n, v in value.items()),
+            "; ".join(f"{n} {v:.4f}" for n, v in value.items()),
             all(i.low > 0 for i in steps.values()),
             "; ".join(f"{n}: {_text(i)}" for n, i in steps.items())),
         row("T-C5", "finer groups to search in help", "37 categories .7901, 1,000 clusters .7915, "
@@ -167,7 +176,7 @@ def _clicks(main: dict[str, Group], parts: dict[str, Group], search: dict[str, A
             "raw ≈ TWIN, both well above without bias",
             f"raw − TWIN {_text(raw)}; TWIN − without bias {_text(bare)}",
             bare.low > 0 and raw.delta < bare.delta / 2,
-            "raw scores at 10⁴ events cost more per request and can't be stored"),
+            "the compressed form is ahead of raw here, and raw can't be stored"),
     ]  # fmt: skip
 
 
