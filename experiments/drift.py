@@ -29,7 +29,7 @@ from seqlib.evaluate import Predictions, bootstrap, paired_lift, predict
 from seqlib.multitask import hits, utility
 from seqlib.train import FitConfig, fit
 
-from .runs import CACHE
+from .runs import CACHE, cell
 
 SEEDS = (0, 1, 2)
 BIN, FIRST, WINDOW = 28, 560, 260  # days
@@ -171,8 +171,8 @@ def _ageing(world, stored) -> list[dict[str, Any]]:
             {"weeks": [(begin - FIRST) // 7, (begin - FIRST + BIN) // 7], "requests": int(keep.sum()),
              "retrained_at": fresh, "ceiling": round(ceiling, 5),
              "e_auc": {k: round(b.value, 5) for k, b in boots.items()},
-             "gain": {k: _cell(i) for k, i in gain.items()},
-             "lost_by_age": {k: _cell(i) for k, i in ageing.items()}}
+             "gain": {k: cell(i) for k, i in gain.items()},
+             "lost_by_age": {k: cell(i) for k, i in ageing.items()}}
         )  # fmt: skip
     return out
 
@@ -182,10 +182,6 @@ def exact(requests: Requests) -> Predictions:
     assert requests.truth is not None
     label, user = requests.labels.astype(np.float64), requests.user.astype(np.int64)
     return Predictions(requests.truth, label, user, np.arange(len(user)), requests.truth)
-
-
-def _cell(i) -> dict[str, float]:
-    return {k: round(float(getattr(i, k)), 5) for k in ("delta", "low", "high")}
 
 
 def _diversity(world, stored) -> dict[str, Any]:
@@ -211,7 +207,7 @@ def _diversity(world, stored) -> dict[str, Any]:
         },
         "lift": {
             title: {
-                n: {k: _cell(paired_lift(v[k], values[b][k], requests.user)) for k in v}
+                n: {k: cell(paired_lift(v[k], values[b][k], requests.user)) for k in v}
                 for n, v in values.items()
                 if n not in ("without", b)
             }

@@ -37,14 +37,14 @@ from seqlib.data import _git as git
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests, history_end
 from seqlib.data.schema import SECONDS_PER_DAY
-from seqlib.evaluate import Interval, Predictions, bootstrap
+from seqlib.evaluate import Predictions, bootstrap
 from seqlib.metrics import auc, gauc
 from seqlib.nn import MLP
 from seqlib.train import bce
 
 from . import runs
 from .pool import train
-from .runs import Run, execute
+from .runs import Run, cell, execute
 
 CLONE = "SEQLIB_GIT_CLONE"
 KNOWN = {"97e3422f41d94209577713af4f3a94e97d6c4eda": "Samba (github.com/samba-team/samba)"}
@@ -279,10 +279,6 @@ def by_hand(data: Dataset, n: int) -> Group:
 # --- results ----------------------------------------------------------------------------------
 
 
-def _interval(i: Interval) -> dict[str, float]:
-    return {k: round(getattr(i, k), 5) for k in ("delta", "low", "high")}
-
-
 def _by_user(group: Group) -> tuple[NDArray, NDArray]:
     """(users,) each user's own AUC, mean over seeds, and impressions; NaN with one class only."""
     users = np.unique(group[0].user)
@@ -326,7 +322,7 @@ def compare(groups: dict[str, Group], quarter: NDArray, n: int = 1000) -> list[d
         users, quarters = (by[unit][a].minus(by[unit][b]) for unit in ("user", "quarter"))
         out.append(
             {"a": a, "b": b, "length": LIFE, "seeds": len(groups[a]), "users": users.users,
-             **_interval(users), "quarters": {"n": quarters.users, **_interval(quarters)},
+             **cell(users), "quarters": {"n": quarters.users, **cell(quarters)},
              "gauc": gauc_difference(groups[a], groups[b], n)}
         )  # fmt: skip
     return out

@@ -20,7 +20,7 @@ from . import (
     twin_search,
     twin_serving,
 )
-from .runs import Run, dataset, execute, seconds
+from .runs import Run, cell, dataset, execute, seconds
 
 SEEDS = (0, 1, 2)
 LENGTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
@@ -213,7 +213,6 @@ def _differences(predictions: dict[tuple[str, int], list[Predictions]]) -> list[
             n = min(len(predictions[a]), len(predictions[b]))
             i = of(a, n).minus(of(b, n))
             out.append(
-                {"a": a[0], "b": b[0], "length": a[1], "seeds": n, "users": i.users}
-                | {k: round(getattr(i, k), 5) for k in ("delta", "low", "high")}
+                {"a": a[0], "b": b[0], "length": a[1], "seeds": n, "users": i.users} | cell(i)
             )
     return sorted(out, key=lambda d: (d["length"], d["a"], d["b"]))

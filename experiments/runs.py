@@ -26,7 +26,7 @@ import seqlib
 from seqlib import runtime
 from seqlib.data.log import BatchLoader
 from seqlib.data.schema import SECONDS_PER_DAY
-from seqlib.evaluate import Predictions, predict
+from seqlib.evaluate import Interval, Predictions, predict
 from seqlib.metrics import auc
 from seqlib.models.ranker import Ranker
 from seqlib.multitask import PINTEREST, LabelWeights, weighted_bce
@@ -200,6 +200,11 @@ def seconds(run: Run) -> float:
     """CPU seconds its training took."""
     with np.load(CACHE / f"{run.key}.npz", allow_pickle=False) as z:
         return float(z["seconds"])
+
+
+def cell(i: Interval) -> dict[str, float]:
+    """A difference as results hold it."""
+    return {k: round(float(getattr(i, k)), 5) for k in ("delta", "low", "high")}
 
 
 def provenance(threads: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from seqlib.multitask import hits, utility
 
 from . import transact
 from .drift import exact
-from .runs import Run, dataset, execute
+from .runs import Run, cell, dataset, execute
 
 CLICK, REPIN, HIDE = range(3)
 Group = list[Predictions]
@@ -51,10 +51,6 @@ def lift(a: Group, b: Group, head: int, rank_by: int | None = None) -> Lift:
 def e_auc(a: Group, b: Group, among: np.ndarray | None = None, task: int = CLICK) -> Interval:
     """Difference of expected AUC."""
     return bootstrap(a, task, among=among).minus(bootstrap(b, task, among=among))
-
-
-def _cell(i: Interval) -> dict[str, float]:
-    return {k: round(getattr(i, k), 5) for k in ("delta", "low", "high")}
 
 
 def probe(group: Group, requests) -> dict[str, float]:
@@ -100,22 +96,22 @@ def summarise() -> dict[str, Any]:
     models = ("average pooling", "CNN", "RNN", "LSTM", "BST, all actions", "BST, positive actions",
               "vanilla transformer", "DIN", "TransAct", "TransAct, no window")  # fmt: skip
     table = {
-        name: {"repin": _cell(lift(m[name], m["no history"], REPIN)),
-               "hide": _cell(lift(m[name], m["no history"], HIDE))}
+        name: {"repin": cell(lift(m[name], m["no history"], REPIN)),
+               "hide": cell(lift(m[name], m["no history"], HIDE))}
         for name in models
     }  # fmt: skip
     compression = {
-        name: {"repin": _cell(lift(p[name], m["no history"], REPIN)),
-               "hide": _cell(lift(p[name], m["no history"], HIDE)),
+        name: {"repin": cell(lift(p[name], m["no history"], REPIN)),
+               "hide": cell(lift(p[name], m["no history"], HIDE)),
                "e_auc": round(bootstrap(p[name]).value, 5)}
         for name in p
     }  # fmt: skip
     short = {"overall": None, "transition": t_mask, "no transition": ~t_mask, "fatigue": f_mask,
              "no fatigue": ~f_mask}  # fmt: skip
     of_long = {name: g for (name, _), g in long.items()}
-    minute = {k: _cell(e_auc(m["TransAct, no window"], m["DIN, all candidates"], a))
+    minute = {k: cell(e_auc(m["TransAct, no window"], m["DIN, all candidates"], a))
               for k, a in short.items()}  # fmt: skip
-    longer = {k: _cell(e_auc(of_long["TransAct"], of_long["DIN"], a)) for k, a in short.items()}
+    longer = {k: cell(e_auc(of_long["TransAct"], of_long["DIN"], a)) for k, a in short.items()}
     probes = {"exact": probe([exact(data.test)], data.test)}
     probes |= {f"{n}, one minute": probe(m[k], data.test)
                for n, k in (("DIN", "DIN, all candidates"), ("TransAct", "TransAct, no window"))}  # fmt: skip
@@ -124,8 +120,8 @@ def summarise() -> dict[str, Any]:
         "claims": _claims(table, compression, p, m, h, length, data),
         "table": table,
         "compression": compression,
-        "hybrid": {k: {"repin": _cell(lift(h[k], h["hybrid"], REPIN)),
-                       "hide": _cell(lift(h[k], h["hybrid"], HIDE)),
+        "hybrid": {k: {"repin": cell(lift(h[k], h["hybrid"], REPIN)),
+                       "hide": cell(lift(h[k], h["hybrid"], HIDE)),
                        "e_auc": round(bootstrap(h[k]).value, 5)} for k in h},
         "subsets": {"one minute": minute, "longer": longer},
         "probe": probes,

@@ -8,8 +8,7 @@ lives of at least 5,000 events, four candidates each, by the models of ``main-tw
 
 from __future__ import annotations
 
-import copy
-import json
+import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,7 +24,7 @@ from seqlib.data.schema import RequestBatch
 from seqlib.evaluate import Predictions, bootstrap, predict
 from seqlib.models.hashed import Eta, Sdim
 from seqlib.models.ranker import Ranker
-from seqlib.models.sim import Sim, same_field_topk
+from seqlib.models.sim import Sim
 from seqlib.models.twin import Twin
 from seqlib.search import (
     Hits,
@@ -41,7 +40,7 @@ from seqlib.train import bce
 
 from . import twin
 from .drift import kept
-from .runs import CACHE, Run, dataset, trained
+from .runs import CACHE, Run, cell, dataset, trained
 
 ORACLE = 100
 SIZES = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -93,29 +92,14 @@ def ordered(encoder: nn.Module, batch: RequestBatch) -> tuple[Hits, Hits]:
         return encoder.search(state, query, length), encoder.search(state, query, ORACLE)
     if isinstance(encoder, Sim):
         oracle = round_robin_topk(encoder.exact_scores(events, items, now), ORACLE)
-        return _sim_order(encoder, batch), oracle
+        return encoder.search(events, items, k=length, fill=True), oracle
     if isinstance(encoder, Eta):
         oracle = round_robin_topk(encoder.exact_scores(events, items, now), ORACLE)
-        return _hamming_order(encoder, encoder.hash, batch), oracle
+        return encoder.search(events, items, length), oracle
     assert isinstance(encoder, Sdim)
     q, k = encoder.buckets(items.id), encoder.buckets(events.item)
     same = (q[:, :, None] == k[:, None]).sum(-1).float()
     return topk(same, length, events.mask[:, None]), _cosine_topk(encoder, batch, ORACLE)
-
-
-@torch.no_grad()
-def _sim_order(encoder: Sim, batch: RequestBatch) -> Hits:
-    event, candidate = batch.events.item, batch.items.id
-    length, mask = event.shape[1], batch.events.mask
-    if encoder.config.search == "hard":
-        c, e = (encoder.items.field_ids(encoder.field, i) for i in (candidate, event))
-        return same_field_topk(c, e, mask, length, fill=True)
-    if encoder.config.search == "cluster":
-        label = encoder.get_buffer("cluster")
-        return same_field_topk(label[candidate], label[event], mask, length, fill=True)
-    assert encoder.config.search == "soft_pretrained"
-    content = encoder.items.content
-    return inner_product_topk(content[candidate], content[event], length, mask)
 
 
 @torch.no_grad()
@@ -163,9 +147,8 @@ class OtherSearch(nn.Module):
 
 def with_search(model: Ranker, **how: Any) -> Predictions:
     """Predictions of ``SCORED`` test requests when the search is another; see ``OtherSearch``."""
-    world, ranker = dataset("course"), copy.copy(model)
-    encoder = OtherSearch(model.encoder, **how)  # type: ignore[arg-type]
-    ranker._modules = {**model._modules, "encoder": encoder}
+    world = dataset("course")
+    ranker = model.with_encoder(OtherSearch(model.encoder, **how))  # type: ignore[arg-type]
     requests = _sample(world.test, SCORED)
     calm: dict[str, Any] = {"length": twin.LIFE, "batch_size": 8, "sort_by_length": True}
     return predict(ranker.eval(), BatchLoader(world.log, requests, **calm))
@@ -237,7 +220,7 @@ def _without_tail(encoder: nn.Module, batch: RequestBatch, head: Tensor) -> Hits
     assert isinstance(encoder, Twin)
     state = encoder.prefill(batch.events, batch.request_time)
     covered = state.mask & torch.isin(state.item, head)
-    state = type(state)(**{**state.__dict__, "mask": covered})
+    state = dataclasses.replace(state, mask=covered)
     return encoder.search(state, encoder.query(batch.items), ORACLE)
 
 
@@ -276,7 +259,7 @@ def study() -> dict[str, Any]:
         "misses": {"share": round(1 - COVERED, 2), "hits_compute": float(ORACLE),
                    "hits_drop": _interval([s["dropped"].mean() for s in stored])},
         "borrowed": {"e_auc_own": round(own.value, 5), "e_auc_borrowed": round(other.value, 5),
-                     "requests": SCORED, **_cell(difference)},
+                     "requests": SCORED, **cell(difference)},
     }  # fmt: skip
 
 
@@ -375,7 +358,7 @@ def _ageing(stored: list[dict[str, np.ndarray]]) -> dict[str, Any]:
                    "hits": [round(float(np.mean([s[f"cyclic|{p}"].mean() for s in stored])), 2)
                             for p in PERIODS]},
         "e_auc": {str(a): round(b.value, 5) for a, b in boots.items()},
-        "e_auc_lost": {str(a): _cell(boots[a].minus(boots[0])) for a in SCORED_AGES if a},
+        "e_auc_lost": {str(a): cell(boots[a].minus(boots[0])) for a in SCORED_AGES if a},
     }  # fmt: skip
 
 
@@ -401,7 +384,7 @@ def _scores(stored: dict[str, np.ndarray], name: str) -> Predictions:
 
 
 def _mean(values: list[np.ndarray], digits: int) -> list[float]:
-    return json.loads(json.dumps(np.mean(values, 0).round(digits).tolist()))
+    return np.mean(values, 0).round(digits).tolist()
 
 
 def _each(values: list[np.ndarray], digits: int) -> list[list[float]]:
@@ -411,7 +394,3 @@ def _each(values: list[np.ndarray], digits: int) -> list[list[float]]:
 def _interval(values: list[Any]) -> dict[str, Any]:
     """Mean over seeds, and each."""
     return {"mean": round(float(np.mean(values)), 2), "each": [round(float(v), 2) for v in values]}
-
-
-def _cell(i) -> dict[str, float]:
-    return {k: round(float(getattr(i, k)), 5) for k in ("delta", "low", "high")}

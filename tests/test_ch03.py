@@ -169,23 +169,6 @@ def test_hits_are_the_librarys():
 
 # --- the explorer's reference is the library's model ------------------------------------------
 
-SMALL = {"n_layers": 1, "seq_len": 12, "n_rows": 4, "out_dim": 16, "dropout": 0.0}
-
-
-def explorer(scale=0.3):
-    model = tiny.fill(seqlib.build("transact", tiny.spec(), seed=0, **SMALL), scale).eval()
-    batch = tiny.batch(lengths=(12,))
-    with torch.no_grad():
-        state = explorers.transact_state(
-            model.state_dict(), items=model.items(batch.events.item)[0],
-            actions=model.encoder.ids(batch.events)[0].tolist(),
-            ages=((batch.request_time - batch.events.time[0]) / 3_600).tolist(),
-            candidates=model.items(batch.items.id)[0], features=model.features(batch)[0],
-            titles=[f"e{j}" for j in range(12)], notes=[""] * 12, candidate_titles=["a", "b", "c"],
-            kinds={"click": 1}, tasks=("click", "like", "hide"),
-        )  # fmt: skip
-    return model, batch, state
-
 
 def without(batch, hidden):
     """The batch with some events masked where they stand: the others keep their rows."""
@@ -195,14 +178,16 @@ def without(batch, hidden):
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_the_explorer_computes_the_librarys_logits(strict, monkeypatch):
-    model, batch, state = explorer()
+    model, batch, state = tiny.transact_explorer()
     off = torch.zeros(1, 12, dtype=torch.bool)
     off[0, [2, 5]] = True
     if strict:
         age = (batch.request_time[:, None] - batch.events.time) / 3_600
         changed = without(batch, off | (age <= 1.0))
     else:  # the authors' masks: the window as it is drawn in training
-        paper = seqlib.build("transact_paper", tiny.spec(), seed=0, **SMALL, window=2.0)
+        paper = seqlib.build(
+            "transact_paper", tiny.spec(), seed=0, **tiny.SMALL_TRANSACT, window=2.0
+        )
         paper.load_state_dict(model.state_dict(), strict=False)
         model, changed = paper.train(), without(batch, off)
         monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.tensor(0.5, dtype=k["dtype"]))
@@ -217,7 +202,9 @@ def test_the_explorer_computes_the_librarys_logits(strict, monkeypatch):
 
 
 def test_the_explorers_attention_is_the_librarys():
-    model, batch, state = explorer(0.1)  # at .3 the softmax is so sharp that rounding decides
+    model, batch, state = tiny.transact_explorer(
+        0.1
+    )  # at .3 the softmax is so sharp that rounding decides
     with torch.no_grad(), seqlib.trace.capture() as t:
         model(batch)
     for c in range(3):
@@ -228,7 +215,7 @@ def test_the_explorers_attention_is_the_librarys():
 
 
 def test_transact_state_names_what_does_not_fit():
-    model, _, _ = explorer()
+    model, _, _ = tiny.transact_explorer()
     common = {"features": [[0.0]], "notes": [], "kinds": {}, "tasks": (), "candidate_titles": []}
     deep = seqlib.build("transact", tiny.spec(), seed=0, n_layers=2).state_dict()
     with pytest.raises(ValueError, match="exactly one layer"):

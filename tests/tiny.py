@@ -7,6 +7,7 @@ import torch
 from seqlib.data.schema import DataSpec, Events, Items, ItemTable, RequestBatch
 
 N_ITEMS, DAY = 30, 86_400.0
+SMALL_TRANSACT = {"n_layers": 1, "seq_len": 12, "n_rows": 4, "out_dim": 16, "dropout": 0.0}
 
 
 def ramp(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -82,3 +83,23 @@ def fill(module: torch.nn.Module, scale: float = 0.4) -> torch.nn.Module:
         for k, p in enumerate(module.parameters()):
             p.copy_(ramp(p.numel() + k, scale=scale)[k:].reshape(p.shape).to(p))
     return module
+
+
+def transact_explorer(scale: float = 0.3):
+    """A small TransAct, one request of twelve events, and its explorer's state."""
+    import seqlib
+    from seqlib.viz import explorers
+
+    model = fill(seqlib.build("transact", spec(), seed=0, **SMALL_TRANSACT), scale).eval()
+    b = batch(lengths=(12,))
+    with torch.no_grad():
+        state = explorers.transact_state(
+            model.state_dict(), items=model.items(b.events.item)[0],
+            actions=model.encoder.ids(b.events)[0].tolist(),
+            ages=((b.request_time - b.events.time[0]) / 3_600).tolist(),
+            candidates=model.items(b.items.id)[0], features=model.features(b)[0],
+            titles=[f"event {j}" for j in range(12)], notes=["click, 2 d"] * 12,
+            candidate_titles=["a", "b", "c"], kinds={"click": 1, "hide": 8},
+            tasks=("click", "like", "hide"),
+        )  # fmt: skip
+    return model, b, state

@@ -112,11 +112,12 @@ class Eta(nn.Module):
         self.short = DIN(embed, spec, DINConfig(similarity=True)) if config.short else None
         self.out_dim = config.d_out + (self.short.out_dim if self.short is not None else 0)
 
-    def search(self, events: Events, items: Items) -> Hits:
+    def search(self, events: Events, items: Items, k: int | None = None) -> Hits:
         """GSU: (B, L) events, (B, C) candidates -> Hits (B, C, min(K, L)), no gradient."""
+        k = self.config.k if k is None else k
         query = pack(item_bits(self.items, self.hash, items.id))
         keys = pack(item_bits(self.items, self.hash, events.item))
-        return hamming_topk(query, keys, self.config.k, events.mask, self.config.budget)
+        return hamming_topk(query, keys, k, events.mask, self.config.budget)
 
     def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
         """(B, L), (B, C), (B,) -> (B, C, out_dim)."""

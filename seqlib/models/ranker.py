@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,6 +72,12 @@ class Ranker(nn.Module):
         self.mlp = MLP((self.width, *config.hidden))
         self.heads = TaskHeads(config.hidden[-1], self.width, spec.base_rates)
         self.recipe = {}
+
+    def with_encoder(self, encoder: nn.Module) -> Ranker:
+        """The same ranker, every parameter shared, with another encoder of the same width."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "encoder": encoder}
+        return other
 
     def features(self, batch: RequestBatch) -> Tensor:
         """(B, C, width): what the cross network sees."""

@@ -208,21 +208,25 @@ class Sim(nn.Module):
         self.out_dim = self.esu.out_dim + (self.short.out_dim if self.short is not None else 0)
         self._gsu_logits: Tensor | None = None
 
-    def search(self, events: Events, items: Items, action: Tensor | None = None) -> Hits:
+    def search(
+        self,
+        events: Events,
+        items: Items,
+        action: Tensor | None = None,
+        k: int | None = None,
+        fill: bool | None = None,
+    ) -> Hits:
         """GSU: (B, L) events, (B, C) candidates -> Hits (B, C, min(K, L)), no gradient.
 
-        ``action`` (B, L) are the events' action ids, for a caller that has them already.
+        ``action`` (B, L) are the events' action ids, for a caller that has them already; ``k`` and
+        ``fill`` are the configuration's unless given.
         """
         c, t = self.config, self.items
+        k, fill = c.k if k is None else k, c.fill if fill is None else fill
         event, candidate = t.known(events.item), t.known(items.id)
-        if c.search == "hard":
-            a, b = t.field_ids(self.field, candidate), t.field_ids(self.field, event)
-            return same_field_topk(a, b, events.mask, c.k, c.fill, c.budget)
-        if c.search == "cluster":
-            label = self.get_buffer("cluster")
-            return same_field_topk(
-                label[candidate], label[event], events.mask, c.k, c.fill, c.budget
-            )
+        if c.search in ("hard", "cluster"):
+            a, b = self._groups(candidate), self._groups(event)
+            return same_field_topk(a, b, events.mask, k, fill, c.budget)
         if c.search == "soft_pretrained":
             query, keys = t.content[candidate], t.content[event]
         else:
@@ -230,7 +234,13 @@ class Sim(nn.Module):
             with torch.no_grad():
                 query = self.w_a(t(candidate))
                 keys = self.w_b(behaviour(self.embed, event, action))
-        return inner_product_topk(query, keys, c.k, events.mask, c.budget)
+        return inner_product_topk(query, keys, k, events.mask, c.budget)
+
+    def _groups(self, ids: Tensor) -> Tensor:
+        """(…) item ids -> (…), what a hard search compares: the field, or the cluster."""
+        if self.config.search == "cluster":
+            return self.get_buffer("cluster")[ids]
+        return self.items.field_ids(self.field, ids)
 
     def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
         """(B, L), (B, C), (B,) -> (B, C, out_dim)."""

@@ -314,8 +314,7 @@ class TwinServer:
         self.encoder = StoredTwin(self.model.encoder, store, missing, stale)
         self.encoder.version = key_digest(self.model)
         # The same ranker, sharing every parameter; only its encoder asks the store.
-        self._ranker = copy.copy(self.model)
-        self._ranker._modules = {**self.model._modules, "encoder": self.encoder}
+        self._ranker = self.model.with_encoder(self.encoder)
         with self.encoder.snapshot():
             pass
 

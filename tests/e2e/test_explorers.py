@@ -215,20 +215,7 @@ def din():
 
 @pytest.fixture(scope="module")
 def transact():
-    options = {"n_layers": 1, "seq_len": 12, "n_rows": 4, "out_dim": 16, "dropout": 0.0}
-    model = tiny.fill(seqlib.build("transact", tiny.spec(), seed=0, **options), 0.3).eval()
-    batch = tiny.batch(lengths=(12,))
-    with torch.no_grad():
-        state = explorers.transact_state(
-            model.state_dict(), items=model.items(batch.events.item)[0],
-            actions=model.encoder.ids(batch.events)[0].tolist(),
-            ages=((batch.request_time - batch.events.time[0]) / 3_600).tolist(),
-            candidates=model.items(batch.items.id)[0], features=model.features(batch)[0],
-            titles=[f"event {j}" for j in range(12)], notes=["click, 2 d"] * 12,
-            candidate_titles=["a", "b", "c"], kinds={"click": 1, "hide": 8},
-            tasks=("click", "like", "hide"),
-        )  # fmt: skip
-    return explorers.TransActExplorer(state)
+    return explorers.TransActExplorer(tiny.transact_explorer()[2])
 
 
 @pytest.fixture(scope="module")
