@@ -11,9 +11,9 @@ import torch
 
 from seqlib import results, runtime
 from seqlib.evaluate import Interval, bootstrap
-from seqlib.models.twin import Twin
 from seqlib.search import round_robin_topk
-from seqlib.serving.twin import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even
+from seqlib.serving.twin_keys import twin_of
+from seqlib.serving.twin_savings import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even
 from seqlib.viz import label
 
 from . import twin
@@ -78,13 +78,12 @@ def _exact(search: dict[str, Any]) -> Rows:
 
 def _cached_against_direct() -> tuple[float, float]:
     """Largest difference of α between keys gathered from a table and events projected one by one."""
-    encoder = of_plan("twin", 0).encoder
-    assert isinstance(encoder, Twin)
-    batch, score = next(iter(long_lives())), encoder.relevance
+    encoder = twin_of(of_plan("twin", 0))
+    request, score = next(iter(long_lives())), encoder.relevance
     with torch.no_grad():
         table = encoder.project_items()
-        query = encoder.query(batch.items)
-        state = encoder.prefill(batch.events, batch.request_time, table)
+        query = encoder.query(request.items)
+        state = encoder.prefill(request, table)
         keys, bias = encoder._history(state)
         own = encoder.project_items(state.item.flatten())
         own = own.view(*state.item.shape, score.n_heads, score.d_k).transpose(1, 2)

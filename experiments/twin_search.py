@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from seqlib import runtime
 from seqlib.data.log import BatchLoader, Requests
-from seqlib.data.schema import RequestBatch
+from seqlib.data.schema import Request
 from seqlib.evaluate import Predictions, bootstrap, predict
-from seqlib.models.hashed import Eta, Sdim
+from seqlib.models.eta import Eta
 from seqlib.models.ranker import Ranker
+from seqlib.models.sdim import Sdim
 from seqlib.models.sim import Sim
 from seqlib.models.twin import Twin
+from seqlib.nn import Beside
+from seqlib.objectives import supervised
 from seqlib.search import (
     Hits,
     SimHash,
@@ -35,8 +38,7 @@ from seqlib.search import (
     round_robin_topk,
     topk,
 )
-from seqlib.serving.twin import popular_head
-from seqlib.train import bce
+from seqlib.serving.twin_keys import popular_head, twin_of
 
 from . import twin
 from .drift import kept
@@ -64,13 +66,21 @@ def _sample(requests: Requests, n: int, among: np.ndarray | None = None) -> Requ
     return requests[np.sort(np.random.default_rng(0).choice(rows, min(n, len(rows)), False))]
 
 
-def long_lives() -> Iterator[RequestBatch]:
+def long_lives() -> Iterator[Request]:
     """Test requests of long lives, some candidates of each, two at a time."""
     world = dataset("course")
     index = world.test.extra["index_in_life"]
     requests = _sample(world.test, REQUESTS, index >= LONG_LIFE)
-    yield from BatchLoader(world.log, requests, length=twin.LIFE, batch_size=2,
-                           sort_by_length=True, candidates=CANDIDATES)  # fmt: skip
+    loader = BatchLoader(
+        world.log,
+        requests,
+        length=twin.LIFE,
+        batch_size=2,
+        sort_by_length=True,
+        candidates=CANDIDATES,
+    )
+    for batch in loader:
+        yield batch.request
 
 
 def of_plan(name: str, seed: int) -> Ranker:
@@ -79,43 +89,47 @@ def of_plan(name: str, seed: int) -> Ranker:
     return trained(next(r for r in runs if r.name == name and r.seed == seed))
 
 
-def ordered(encoder: nn.Module, batch: RequestBatch) -> tuple[Hits, Hits]:
+def searching(model: Ranker) -> Any:
+    """The branch of the ranker's encoder that searches, without the short one beside it."""
+    return model.encoder.main if isinstance(model.encoder, Beside) else model.encoder
+
+
+def ordered(encoder: nn.Module, request: Request) -> tuple[Hits, Hits]:
     """The whole life in the order in which a model's search finds it, and the model's oracle.
 
     A hard search fills up with the newest other events. SDIM has no attention: its order is by the
     number of collisions, its oracle the cosine that collisions estimate.
     """
-    events, items, now = batch.events, batch.items, batch.request_time
+    events, items = request.events, request.items
     length = events.shape[1]
+    if isinstance(encoder, Sdim):
+        q, k = encoder.buckets(items.id), encoder.buckets(events.item)
+        same = (q[:, :, None] == k[:, None]).sum(-1).float()
+        return topk(same, length, events.mask[:, None]), _cosine_topk(encoder, request, ORACLE)
+    assert isinstance(encoder, Twin | Sim | Eta)
+    state: Any = encoder.prefill(request)
     if isinstance(encoder, Twin):
-        state, query = encoder.prefill(events, now), encoder.query(items)
-        return encoder.search(state, query, length), encoder.search(state, query, ORACLE)
+        return encoder.search(state, items, length), encoder.search(state, items, ORACLE)
+    oracle = round_robin_topk(encoder.exact_scores(state, items), ORACLE)
     if isinstance(encoder, Sim):
-        oracle = round_robin_topk(encoder.exact_scores(events, items, now), ORACLE)
-        return encoder.search(events, items, k=length, fill=True), oracle
-    if isinstance(encoder, Eta):
-        oracle = round_robin_topk(encoder.exact_scores(events, items, now), ORACLE)
-        return encoder.search(events, items, length), oracle
-    assert isinstance(encoder, Sdim)
-    q, k = encoder.buckets(items.id), encoder.buckets(events.item)
-    same = (q[:, :, None] == k[:, None]).sum(-1).float()
-    return topk(same, length, events.mask[:, None]), _cosine_topk(encoder, batch, ORACLE)
+        return encoder.search(state, items, length, fill=True), oracle
+    return encoder.search(state, items, length), oracle
 
 
 @torch.no_grad()
-def _hamming_order(encoder: Eta, simhash: SimHash, batch: RequestBatch) -> Hits:
-    q, k = (simhash(encoder.items(i)) for i in (batch.items.id, batch.events.item))
-    return hamming_topk(q, k, batch.events.shape[1], batch.events.mask)
+def _hamming_order(encoder: Eta, simhash: SimHash, request: Request) -> Hits:
+    q, k = (simhash(encoder.items(i)) for i in (request.items.id, request.events.item))
+    return hamming_topk(q, k, request.events.shape[1], request.events.mask)
 
 
 @torch.no_grad()
-def _cosine_topk(encoder: Eta | Sdim, batch: RequestBatch, k: int) -> Hits:
+def _cosine_topk(encoder: Eta | Sdim, request: Request, k: int) -> Hits:
     """The k events whose item vectors make the smallest angle with the candidate's."""
     q, e = (
         torch.nn.functional.normalize(encoder.items(i), dim=-1)
-        for i in (batch.items.id, batch.events.item)
+        for i in (request.items.id, request.events.item)
     )
-    return inner_product_topk(q, e, k, batch.events.mask)
+    return inner_product_topk(q, e, k, request.events.mask)
 
 
 def curve(order: Hits, oracle: Hits) -> Tensor:
@@ -128,30 +142,36 @@ def curve(order: Hits, oracle: Hits) -> Tensor:
 
 
 class OtherSearch(nn.Module):
-    """TWIN whose finalists come from old keys, or from another TWIN; its ESU is its own."""
+    """A ranker on TWIN whose finalists come from old keys, or from another TWIN.
 
-    def __init__(self, own: Twin, keys: Tensor | None = None, other: Twin | None = None) -> None:
+    Args:
+        model: everything but the search is its own.
+        keys: of the catalogue, as they were some time ago; None projects them now.
+        other: whose search it borrows; None is the model's own.
+    """
+
+    def __init__(
+        self, model: Ranker, keys: Tensor | None = None, other: Ranker | None = None
+    ) -> None:
         super().__init__()
-        self.own, self.keys, self.other, self.out_dim = own, keys, other, own.out_dim
+        self.model, self.keys, self.other = model, keys, other or model
+        self.tasks = model.tasks
 
-    def forward(self, events, items, request_time) -> Tensor:
-        """As ``Twin.forward``."""
-        search = self.other or self.own
-        state = search.prefill(events, request_time, self.keys)
-        found = search.search(state, search.query(items))
-        fresh, query = self.own.prefill(events, request_time), self.own.query(items)
-        return self.own.with_recent(
-            self.own.score(fresh, query, found), events, items, request_time
-        )
+    def forward(self, request: Request) -> Tensor:
+        """As ``Ranker.forward``."""
+        search, own = self.other.encoder, self.model.encoder
+        found = search.search(search.prefill(request, keys=self.keys), request.items)
+        history = own.score(own.prefill(request), request.items, found=found)
+        return self.model.rank(request, history)
 
 
 def with_search(model: Ranker, **how: Any) -> Predictions:
     """Predictions of ``SCORED`` test requests when the search is another; see ``OtherSearch``."""
     world = dataset("course")
-    ranker = model.with_encoder(OtherSearch(model.encoder, **how))  # type: ignore[arg-type]
     requests = _sample(world.test, SCORED)
     calm: dict[str, Any] = {"length": twin.LIFE, "batch_size": 8, "sort_by_length": True}
-    return predict(ranker.eval(), BatchLoader(world.log, requests, **calm))
+    loader = BatchLoader(world.log, requests, **calm)
+    return predict(OtherSearch(model, **how).eval(), loader)
 
 
 # --- what each search finds -------------------------------------------------------------------
@@ -165,26 +185,26 @@ def search_run(seed: int) -> dict[str, np.ndarray]:
 
     def make() -> dict[str, np.ndarray]:
         runtime.setup(1, seed)
-        models = {n: of_plan(n, seed).encoder for n in SEARCHES}
+        models = {n: searching(of_plan(n, seed)) for n in SEARCHES}
         main, aux = of_plan("twin", seed), of_plan("twin", (seed + 1) % len(twin.SEEDS))
         out: dict[str, list[Tensor]] = {}
         generator = torch.Generator().manual_seed(seed)
         head = torch.as_tensor(popular_head(dataset("course").log.item, COVERED))
-        for batch in long_lives():
-            parts = {n: ordered(e, batch) for n, e in models.items()}
+        for request in long_lives():
+            parts = {n: ordered(e, request) for n, e in models.items()}
             oracle = parts["twin"][1]
-            parts["random"] = topk(_noise(batch, generator), batch.events.shape[1]), oracle
-            parts["recent"] = _newest(batch), oracle
-            parts["twin of another seed"] = ordered(aux.encoder, batch)[0], oracle
+            parts["random"] = topk(_noise(request, generator), request.events.shape[1]), oracle
+            parts["recent"] = _newest(request), oracle
+            parts["twin of another seed"] = ordered(searching(aux), request)[0], oracle
             for n, (order, own) in parts.items():
                 out.setdefault(f"hits|{n}", []).append(curve(order, own))
             hard, soft = (_first(parts[n][0]) for n in ("sim_hard", "sim_soft_pretrained"))
             out.setdefault("overlap", []).append(hits_at_k(hard, soft))
-            out.setdefault("bits", []).append(_by_bits(models["eta"], batch, seed))
-            missing = _without_tail(main.encoder, batch, head)
+            out.setdefault("bits", []).append(_by_bits(models["eta"], request, seed))
+            missing = _without_tail(searching(main), request, head)
             out.setdefault("dropped", []).append(hits_at_k(missing, oracle))
         arrays = {k: torch.cat(v).numpy() for k, v in out.items()}
-        for n, p in (("own", with_search(main)), ("other", with_search(main, other=aux.encoder))):
+        for n, p in (("own", with_search(main)), ("other", with_search(main, other=aux))):
             arrays |= _arrays(n, p)
         return arrays
 
@@ -195,33 +215,33 @@ def _first(order: Hits) -> Hits:
     return Hits(order.index[..., :ORACLE], order.mask[..., :ORACLE])
 
 
-def _noise(batch: RequestBatch, generator: torch.Generator) -> Tensor:
-    shape = (*batch.items.id.shape, batch.events.shape[1])
+def _noise(request: Request, generator: torch.Generator) -> Tensor:
+    shape = (*request.items.id.shape, request.events.shape[1])
     noise = torch.rand(shape, generator=generator)
-    return noise.masked_fill(~batch.events.mask[:, None], -torch.inf)
+    return noise.masked_fill(~request.events.mask[:, None], -torch.inf)
 
 
-def _newest(batch: RequestBatch) -> Hits:
-    age = -torch.arange(batch.events.shape[1], dtype=torch.float32)
-    age = age.expand(*batch.items.id.shape, -1)
-    return topk(age, batch.events.shape[1], batch.events.mask[:, None])
+def _newest(request: Request) -> Hits:
+    age = -torch.arange(request.events.shape[1], dtype=torch.float32)
+    age = age.expand(*request.items.id.shape, -1)
+    return topk(age, request.events.shape[1], request.events.mask[:, None])
 
 
-def _by_bits(encoder: nn.Module, batch: RequestBatch, seed: int) -> Tensor:
+def _by_bits(encoder: nn.Module, request: Request, seed: int) -> Tensor:
     """(B, C, bits): how many of the 100 smallest angles a hash of so many bits finds (S-C3)."""
     assert isinstance(encoder, Eta)
-    exact, dim = _cosine_topk(encoder, batch, ORACLE), encoder.items.dim
-    found = (_hamming_order(encoder, SimHash(dim, m, 100 + seed), batch) for m in BITS)
+    exact, dim = _cosine_topk(encoder, request, ORACLE), encoder.items.dim
+    found = (_hamming_order(encoder, SimHash(dim, m, 100 + seed), request) for m in BITS)
     return torch.stack([hits_at_k(_first(f), exact) for f in found], -1)
 
 
-def _without_tail(encoder: nn.Module, batch: RequestBatch, head: Tensor) -> Hits:
+def _without_tail(encoder: nn.Module, request: Request, head: Tensor) -> Hits:
     """TWIN's search when events of items that no store row covers are dropped (T-C8)."""
     assert isinstance(encoder, Twin)
-    state = encoder.prefill(batch.events, batch.request_time)
+    state = encoder.prefill(request)
     covered = state.mask & torch.isin(state.item, head)
     state = dataclasses.replace(state, mask=covered)
-    return encoder.search(state, encoder.query(batch.items), ORACLE)
+    return encoder.search(state, request.items, ORACLE)
 
 
 def coverage() -> dict[str, Any]:
@@ -275,16 +295,16 @@ def stream_run(seed: int, rate: float = RATES[0]) -> dict[str, np.ndarray]:
     def make() -> dict[str, np.ndarray]:
         runtime.setup(1, seed)
         world, model = dataset("course"), of_plan("twin", seed)
-        encoder = model.encoder
-        assert isinstance(encoder, Twin)
+        encoder = twin_of(model)
         keys = {0: _keys(encoder)}
         order = np.argsort(world.train.time, kind="stable")[-STEPS * 32 :]
         stream = BatchLoader(world.log, world.train[order], length=twin.LIFE, batch_size=32,
                              candidates=4, seed=seed)  # fmt: skip
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-5)
+        objective = supervised(model.tasks)
         model.train()
         for step, batch in enumerate(stream, start=1):
-            loss = bce(model(batch), batch.labels)
+            loss = torch.stack(list(objective(model, batch).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -311,20 +331,17 @@ def cyclic(keys: dict[int, Tensor], period: int) -> Tensor:
 
 
 def _with_old_keys(model: Ranker, keys: dict[int, Tensor]) -> dict[str, np.ndarray]:
-    encoder = model.encoder
-    assert isinstance(encoder, Twin)
+    encoder = twin_of(model)
     out: dict[str, list[Tensor]] = {}
     tables = {f"age|{a}": keys[a] for a in AGES}
     tables |= {f"cyclic|{p}": cyclic(keys, p) for p in PERIODS}
-    for batch in long_lives():
-        query = encoder.query(batch.items)
-        oracle = encoder.search(encoder.prefill(batch.events, batch.request_time), query, ORACLE)
+    for request in long_lives():
+        oracle = encoder.search(encoder.prefill(request), request.items, ORACLE)
         for name, table in tables.items():
-            state = encoder.prefill(batch.events, batch.request_time, table)
-            found = encoder.search(state, query, ORACLE)
+            found = encoder.search(encoder.prefill(request, table), request.items, ORACLE)
             out.setdefault(name, []).append(hits_at_k(found, oracle))
-        state = encoder.prefill(batch.events, batch.request_time, keys[CURVE_AGE])
-        order = encoder.search(state, query, batch.events.shape[1])
+        state = encoder.prefill(request, keys[CURVE_AGE])
+        order = encoder.search(state, request.items, request.events.shape[1])
         out.setdefault("curve", []).append(curve(order, oracle))
     arrays = {k: torch.cat(v).numpy() for k, v in out.items()}
     for age in SCORED_AGES:

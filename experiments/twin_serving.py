@@ -6,7 +6,7 @@ from typing import Any
 
 from seqlib import runtime
 from seqlib.serving.bench import timings
-from seqlib.serving.twin import (
+from seqlib.serving.twin_savings import (
     PAPER_CYCLE,
     PAPER_POOL,
     PAPER_REDUCTION,

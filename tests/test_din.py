@@ -70,7 +70,7 @@ def reference_token(embed, b, row: int, j: int) -> torch.Tensor:
     ratio = float(e.watch[row, j]) / float(e.duration[row, j])
     bucket = sum(ratio > float(edge) for edge in embed.ids.edges)
     token = token + embed.action.weight[int(e.action[row, j]) + embed.ids.n_sets * bucket]
-    minutes = float(b.request_time[row] - e.time[row, j]) / 60
+    minutes = float(b.time[row] - e.time[row, j]) / 60
     token = token + embed.age.table.weight[min(int(2 * math.log2(1 + minutes)), 41)]
     return token + embed.rank.table.weight[min(int(2 * math.log2(1 + j)), 31)]
 
@@ -116,10 +116,10 @@ def reference_din(model, b, row: int, c: int, kind: str) -> torch.Tensor:
 )
 def test_equals_the_line_by_line_reference(name, kind, options):
     model = tiny.fill(seqlib.build(name, tiny.spec(), **options)).double().train()
-    b = tiny.batch(lengths=(5, 0, 1, 8), n_candidates=3)
+    b = tiny.request(lengths=(5, 0, 1, 8), n_candidates=3)
     with torch.no_grad():
         model(b)  # moving statistics away from 0 and 1
-        got = model.eval().encoder(b.events, b.items, b.request_time)
+        got = model.eval().encoder(b)
         for row in range(4):
             for c in range(3):
                 want = reference_din(model, b, row, c, kind)
@@ -142,55 +142,55 @@ def _encode(name, b, weights=None, **options):
     model = seqlib.build(name, tiny.spec(), seed=3, product=False, **options).eval()
     if weights is not None:
         model.encoder.unit.forward = weights
-    return model.encoder, model.encoder(b.events, b.items, b.request_time)
+    return model.encoder, model.encoder(b)
 
 
 def test_constant_unit_is_sum_pooling_and_with_softmax_mean_pooling():
-    b = tiny.batch(lengths=(7, 1, 12))
+    b = tiny.request(lengths=(7, 1, 12))
 
     def ones(q, k, mask, extra):
         return torch.ones(k.shape[0], k.shape[1], q.shape[1])
 
     encoder, raw = _encode("din", b, ones)
-    tokens = encoder.embed(b.events, b.request_time)
+    tokens = encoder.embed(b.events, b.time)
     torch.testing.assert_close(raw[:, 0], tokens.sum(1))
     encoder, soft = _encode("din", b, ones, softmax=True)
-    tokens = encoder.embed(b.events, b.request_time)
+    tokens = encoder.embed(b.events, b.time)
     torch.testing.assert_close(soft[:, 0], tokens.sum(1) / b.events.lengths[:, None])
 
 
 def test_repeating_the_history_scales_din_and_leaves_softmax_din_alone():
     """The paper's reason against the softmax: how *much* interest there is survives only without."""
-    b = tiny.batch(lengths=(6, 6))
+    b = tiny.request(lengths=(6, 6))
     thrice = b.events._map(lambda t: torch.cat([t] * 3, dim=1))
     rank_free = EmbeddingConfig(use_rank=False)
     for softmax, factor in ((False, 3.0), (True, 1.0)):
         model = seqlib.build("din", tiny.spec(), seed=3, embedding=rank_free, product=False,
                              softmax=softmax).eval()  # fmt: skip
-        once = model.encoder(b.events, b.items, b.request_time)
-        many = model.encoder(thrice, b.items, b.request_time)
+        once = model.encoder(b)
+        many = model.encoder(dataclasses.replace(b, events=thrice))
         torch.testing.assert_close(many, factor * once, rtol=1e-4, atol=1e-5)
 
 
 def test_permutation_does_not_matter_without_rank():
-    b = tiny.batch(lengths=(8, 8))
+    b = tiny.request(lengths=(8, 8))
     order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
     model = seqlib.build("din", tiny.spec(), seed=3, embedding=EmbeddingConfig(use_rank=False))
     encoder = model.eval().encoder
     torch.testing.assert_close(
-        encoder(b.events[:, order], b.items, b.request_time),
-        encoder(b.events, b.items, b.request_time),
+        encoder(dataclasses.replace(b, events=b.events[:, order])),
+        encoder(b),
     )
 
 
 def test_softmax_din_of_one_event_returns_that_event():
-    b = tiny.batch(lengths=(1,))
+    b = tiny.request(lengths=(1,))
     encoder, v = _encode("din_code", b)
-    torch.testing.assert_close(v[0, 0], encoder.embed(b.events, b.request_time)[0, 0])
+    torch.testing.assert_close(v[0, 0], encoder.embed(b.events, b.time)[0, 0])
 
 
 def test_trace_publishes_the_weights():
-    b = tiny.batch(lengths=(5, 2), width=6)
+    b = tiny.request(lengths=(5, 2), width=6)
     model = seqlib.build("din_code", tiny.spec(), seed=0).eval()
     with trace.capture() as t:
         model(b)
@@ -214,7 +214,7 @@ def test_dice_in_training_is_the_formula_on_the_batch():
 
 def test_padding_does_not_enter_dices_statistics():
     """Padded and unpadded batches train alike: same loss, same moving statistics."""
-    b = tiny.batch(lengths=(7, 2, 5))
+    b = tiny.request(lengths=(7, 2, 5))
     a = seqlib.build("din", tiny.spec(), seed=3).train()
     c = seqlib.build("din", tiny.spec(), seed=3).train()
     padded = dataclasses.replace(b, events=b.events.pad(40))

@@ -32,9 +32,10 @@ from seqlib.serving import (
     TwinServer,
     VersionError,
     store,
+    twin_savings,
 )
 from seqlib.serving import __main__ as cli
-from seqlib.serving import twin as serving
+from seqlib.serving import twin_keys as serving
 
 IDS = np.arange(100)
 BLOCKS = 7  # of 16 rows
@@ -570,9 +571,6 @@ def test_the_stored_path_equals_forward(keys, name, layout):
     KeyProjector(keys, ids, block_rows=1000 if layout == "table" else 64).refresh(model, 0.0)
     server, b = TwinServer(model, keys, stale=False), batch()
     with torch.no_grad():
-        want = model.encoder(b.events, b.items, b.request_time)
-        got = server.encoder(b.events, b.items, b.request_time)
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
         answer = server.answer(b, now=7.0)
         torch.testing.assert_close(answer.probability, model(b).sigmoid(), rtol=0, atol=1e-5)
     hits = [int(((i % 2 == 0) | (layout != "half missing"))[m].sum())
@@ -614,16 +612,15 @@ def test_after_a_sync_only_the_stored_keys_are_old(keys, model):
     projector = KeyProjector(keys)
     projector.refresh(model, 0.0)
     server, later, b = TwinServer(model, keys), moved(model, 0.2), batch(120, 90)
-    table = model.encoder.project_items().detach()
+    table = serving.twin_of(model).project_items().detach()
     server.sync(later)
     with torch.no_grad():
-        twin = later.encoder
-        want = twin(b.events, b.items, b.request_time, keys=table)
-        fresh = twin(b.events, b.items, b.request_time)
-        got = server.encoder(b.events, b.items, b.request_time)
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
-    assert not torch.allclose(got, fresh, atol=1e-3)
+        state = later.encoder.prefill(b, keys=table)
+        want = later.rank(b, later.encoder.score(state, b.items)).sigmoid()
+        fresh = later(b).sigmoid()
     answer = server.answer(b, now=3.0)
+    torch.testing.assert_close(answer.probability, want, rtol=0, atol=1e-5)
+    assert not torch.allclose(answer.probability, fresh, atol=1e-3)
     assert not answer.reports[0].fresh
     assert answer.reports[0].max_age == 3.0
     assert server.hits(b).float().mean() < 20
@@ -642,7 +639,7 @@ def test_the_older_the_keys_the_fewer_of_the_hundred_are_found(keys):
     b = batch(400, 350)
     KeyProjector(keys).refresh(model, 0.0)
     server, curve = TwinServer(model, keys), []
-    weight = model.encoder.relevance.w_h.weight
+    weight = serving.twin_of(model).relevance.w_h.weight
     for _ in range(6):
         server.sync(model)
         curve.append(float(server.hits(b).float().mean()))
@@ -705,7 +702,7 @@ def test_multiply_adds_removed_are_counted(keys, model):
     fresh = server.savings(b)
     assert fresh.projection == 120 * h * width
     assert fresh.projection_cached == 0
-    assert fresh.bias == sum(model.encoder.cross.sizes) * 8 * 4
+    assert fresh.bias == sum(serving.twin_of(model).cross.sizes) * 8 * 4
     assert fresh.share == fresh.projection / (fresh.projection + fresh.bias)
     assert fresh.request == model.flops(1, c, 120) // 2
     assert fresh.request_cached == fresh.request - fresh.removed
@@ -718,16 +715,20 @@ def test_multiply_adds_removed_are_counted(keys, model):
 
 
 def test_rate_formula_gives_the_papers_number_at_a_rate_it_does_not_state():
-    rate = serving.break_even(serving.PAPER_POOL, serving.PAPER_CYCLE, reduction=0.993)
+    rate = twin_savings.break_even(
+        twin_savings.PAPER_POOL, twin_savings.PAPER_CYCLE, reduction=0.993
+    )
     assert round(rate) == 126_984
-    assert serving.rate_reduction(8e9, 900, rate) == pytest.approx(0.993)
-    assert serving.rate_reduction(20_000, 900, 1) == pytest.approx(0.9978, abs=1e-4)
-    assert serving.rate_reduction(8e9, 900, 100) < 0  # too few requests for such a pool
-    assert serving.rate_reduction(8e9, 900, serving.break_even(8e9, 900)) == pytest.approx(0)
+    assert twin_savings.rate_reduction(8e9, 900, rate) == pytest.approx(0.993)
+    assert twin_savings.rate_reduction(20_000, 900, 1) == pytest.approx(0.9978, abs=1e-4)
+    assert twin_savings.rate_reduction(8e9, 900, 100) < 0  # too few requests for such a pool
+    assert twin_savings.rate_reduction(
+        8e9, 900, twin_savings.break_even(8e9, 900)
+    ) == pytest.approx(0)
     with pytest.raises(ValueError, match="cycle is 0; it must be positive"):
-        serving.rate_reduction(1, 0, 1)
+        twin_savings.rate_reduction(1, 0, 1)
     with pytest.raises(ValueError, match="reduction is 1; it must be below 1"):
-        serving.break_even(1, 1, reduction=1)
+        twin_savings.break_even(1, 1, reduction=1)
 
 
 def test_the_server_owns_its_parameters(keys, model):

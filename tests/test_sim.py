@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -12,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqlib
-from seqlib import cost, trace
+from seqlib import cost, objectives, trace
 from seqlib.data.schema import Items
 from seqlib.models.registry import load, save
 from seqlib.models.sim import same_field_topk
 from seqlib.search import SimHash, bucket_ids, topk
-from seqlib.train import auxiliary_loss, bce
 
 SEARCHES = ["sim_hard", "sim_cluster", "sim_soft_joint", "sim_soft_pretrained", "eta"]
 MODELS = [*SEARCHES, "sdim"]
@@ -29,7 +29,7 @@ def build(name, **options):
 
 
 def run(encoder, b):
-    return encoder(b.events, b.items, b.request_time)
+    return encoder(b)
 
 
 def plain_spec():
@@ -64,26 +64,26 @@ def test_hard_search_takes_the_newest_of_the_same_field(events, wanted, k, fill)
 
 
 def test_hard_search_returns_only_the_candidates_category_unless_filled():
-    b = tiny.batch(lengths=(12, 5, 0))
+    b = tiny.request(lengths=(12, 5, 0))
     category = tiny.spec().items.fields["category"]
     wanted = category[b.items.id]
     for fill in (False, True):
         encoder = build("sim_hard", fill=fill).encoder
         assert encoder.field == "category"
-        found = encoder.search(b.events, b.items)
+        found = encoder.search(encoder.prefill(b), b.items)
         same = found.gather(category[b.events.item]) == wanted[..., None]
         assert (same | ~found.mask).all() != fill
     assert build("sim_hard", field="topic").encoder.field == "topic"
-    assert seqlib.build("sim_hard", plain_spec(), seed=0).encoder.field == "topic"
+    assert seqlib.build("sim_hard", plain_spec(), seed=0).encoder.main.field == "topic"
 
 
 def test_cluster_search_returns_only_the_candidates_cluster(tmp_path):
-    b = tiny.batch(lengths=(12, 5, 0))
+    b = tiny.request(lengths=(12, 5, 0))
     model = build("sim_cluster", n_clusters=4)
     label = model.encoder.cluster
     assert label[:2].tolist() == [-1, -1]
     assert sorted(set(label[2:].tolist())) == [0, 1, 2, 3]
-    found = model.encoder.search(b.events, b.items)
+    found = model.encoder.search(model.encoder.prefill(b), b.items)
     same = found.gather(label[b.events.item]) == label[b.items.id][..., None]
     assert (same | ~found.mask).all()
     assert found.mask.any()
@@ -98,18 +98,18 @@ def test_cluster_search_returns_only_the_candidates_cluster(tmp_path):
 @pytest.mark.parametrize("name", ["sim_hard", "sim_soft_pretrained", "eta"])
 def test_exact_scores_are_those_of_the_attention(name):
     """With every event found, softmax of the exact scores is what the attention weighs them by."""
-    b = tiny.batch(lengths=(12, 5, 1))
+    b = tiny.request(lengths=(12, 5, 1))
     model = build(name, k=12, **({"fill": True} if name == "sim_hard" else {})).double()
     with trace.capture() as seen:
         run(model.encoder, b)
-    scores = model.encoder.exact_scores(b.events, b.items, b.request_time)
+    scores = model.encoder.exact_scores(model.encoder.prefill(b), b.items)
     index = seen["gsu.index"][:, :, None].expand(-1, -1, scores.shape[2], -1)
     weight = scores.softmax(-1).gather(-1, index) * seen["gsu.mask"][:, :, None]
     assert torch.allclose(weight, seen["esu.weights"], atol=1e-12)
 
 
 def test_without_the_time_gap_ages_do_not_matter():
-    b = tiny.batch(lengths=(12, 5))
+    b = tiny.request(lengths=(12, 5))
     older = dataclasses.replace(b, events=dataclasses.replace(b.events, time=b.events.time - 9e6))
     for d_time, same in ((0, True), (8, False)):
         encoder = build("sim_hard", d_time=d_time).encoder
@@ -118,10 +118,10 @@ def test_without_the_time_gap_ages_do_not_matter():
 
 @pytest.mark.parametrize("name", ["sim_soft_joint", "sim_soft_pretrained"])
 def test_soft_search_equals_brute_force(name):
-    b = tiny.batch(lengths=(12, 5, 0, 1))
+    b = tiny.request(lengths=(12, 5, 0, 1))
     model = build(name, k=4).double()
     encoder, items = model.encoder, model.items
-    found = encoder.search(b.events, b.items)
+    found = encoder.search(encoder.prefill(b), b.items)
     for row in range(4):
         for c in range(3):
             candidate, scores = int(b.items.id[row, c]), []
@@ -139,10 +139,10 @@ def test_soft_search_equals_brute_force(name):
 
 
 def test_eta_finds_the_smallest_hamming_distances():
-    b = tiny.batch(lengths=(12, 5))
+    b = tiny.request(lengths=(12, 5))
     model = build("eta", k=4, n_bits=6)
     bits = model.encoder.hash.bits(model.items(torch.arange(32)))
-    found = model.encoder.search(b.events, b.items)
+    found = model.encoder.search(model.encoder.prefill(b), b.items)
     for row, n in enumerate((12, 5)):
         for c in range(3):
             q = bits[b.items.id[row, c]]
@@ -154,8 +154,9 @@ def test_eta_finds_the_smallest_hamming_distances():
 @pytest.mark.parametrize("name", SEARCHES)
 def test_found_events_belong_to_the_history(name):
     """Padding is behind every real event, even one with a negative score."""
-    b = tiny.batch(lengths=(12, 3, 0, 1))
-    found = build(name, k=6).encoder.search(b.events, b.items)
+    b = tiny.request(lengths=(12, 3, 0, 1))
+    encoder = build(name, k=6).encoder
+    found = encoder.search(encoder.prefill(b), b.items)
     assert found.gather(b.events.mask)[found.mask].all()
     if name not in ("sim_hard", "sim_cluster"):  # which may find fewer
         assert found.mask.sum(-1)[:, 0].tolist() == [6, 3, 0, 1]
@@ -165,13 +166,13 @@ def test_found_events_belong_to_the_history(name):
 def test_narrow_search_keeps_the_promises_of_an_encoder(name):
     """Padding, candidates, budgets: with K below L, where the shared invariants don't look."""
     options = {} if name == "sdim" else {"k": 3}
-    b = tiny.batch(lengths=(12, 5, 0), n_candidates=5)
+    b = tiny.request(lengths=(12, 5, 0), n_candidates=5)
     encoder = build(name, **options).encoder
     want = run(encoder, b)
     padded = dataclasses.replace(b, events=b.events.pad(50))
     torch.testing.assert_close(run(encoder, padded), want)
     order = torch.tensor([3, 0])
-    some = dataclasses.replace(b, items=Items(b.items.id[:, order]), labels=b.labels[:, order])
+    some = dataclasses.replace(b, items=Items(b.items.id[:, order]))
     torch.testing.assert_close(run(encoder, some), want[:, order])
     torch.testing.assert_close(run(build(name, budget=1, **options).encoder, b), want)
     assert want[2].eq(0).all()  # no history: zeros, finite
@@ -180,7 +181,7 @@ def test_narrow_search_keeps_the_promises_of_an_encoder(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_events_move_with_their_times(name):
     """Order is only read from times and, for ties and hard search, from recency."""
-    b = tiny.batch(lengths=(12,))
+    b = tiny.request(lengths=(12,))
     order = torch.tensor([3, 11, 0, 7, 5, 1, 10, 2, 9, 4, 8, 6])
     moved = dataclasses.replace(b, events=b.events._map(lambda t: t[:, order]))
     encoder = build(name).encoder
@@ -191,7 +192,7 @@ def test_events_move_with_their_times(name):
 @pytest.mark.parametrize("length", [30, 200])
 def test_flops_by_formula_when_the_search_is_narrow(name, length):
     model = seqlib.build(name, tiny.spec(), seed=0, **({} if name == "sdim" else {"k": 5})).eval()
-    b = tiny.batch(lengths=(length, length), n_candidates=3)
+    b = tiny.request(lengths=(length, length), n_candidates=3)
     assert cost.counted_flops(lambda: model(b)) == model.flops(2, 3, length)
 
 
@@ -201,15 +202,15 @@ def test_flops_by_formula_when_the_search_is_narrow(name, length):
 def test_exact_search_unit_equals_its_formula():
     """Softmax(W_b z · W_a e_a) without 1/√d, and the tokens themselves as values."""
     model = build("sim_hard", field="topic").double()
-    encoder, items, b = model.encoder, model.items, tiny.batch(lengths=(12, 1))
-    found, got = encoder.search(b.events, b.items), run(encoder, b)
+    encoder, items, b = model.encoder, model.items, tiny.request(lengths=(12, 1))
+    found, got = encoder.search(encoder.prefill(b), b.items), run(encoder, b)
     action = encoder.embed.action_id(b.events)
     for row in range(2):
         for c in range(3):
             q, z = items(b.items.id[row, c]), []
             for j in found.index[row, c][found.mask[row, c]].tolist():
                 e = items(b.events.item[row, j]) + encoder.embed.action(action[row, j])
-                minutes = float(b.request_time[row] - b.events.time[row, j]) / 60
+                minutes = float(b.time[row] - b.events.time[row, j]) / 60
                 gap = encoder.gap.table.weight[min(int(2 * math.log2(1 + minutes)), 41)]
                 z.append(torch.cat([e, gap]))
             heads = []
@@ -221,47 +222,52 @@ def test_exact_search_unit_equals_its_formula():
             torch.testing.assert_close(got[row, c], torch.cat(heads), rtol=0, atol=1e-10)
 
 
-def test_joint_loss_is_the_sum_of_two_and_hard_search_has_one():
+def terms(model, batch):
+    """The named loss terms of one training forward."""
+    return objectives.supervised(model.tasks)(model.train(), batch)
+
+
+def test_the_soft_search_adds_a_loss_of_its_own_and_the_hard_one_has_none():
     """α = β = 1 for the soft search, α = 0 for the hard one; logits are never added."""
     b = tiny.batch()
-    for name, alpha in (("sim_soft_joint", 1.0), ("sim_hard", 0.0)):
-        model = seqlib.build(name, tiny.spec(), seed=0).train()
-        main = bce(model(b), b.labels)
-        extra = auxiliary_loss(model, b.labels)
-        assert bool(extra > 0) == (alpha > 0)
-        assert main > 0
-        assert auxiliary_loss(model, b.labels) == 0  # used once
-    half = seqlib.build("sim_soft_joint", tiny.spec(), seed=0, auxiliary=0.5).train()
-    full = seqlib.build("sim_soft_joint", tiny.spec(), seed=0).train()
-    half(b), full(b)
-    torch.testing.assert_close(2 * auxiliary_loss(half, b.labels), auxiliary_loss(full, b.labels))
+    tasks = {"click", "like", "hide"}
+    assert set(terms(seqlib.build("sim_hard", tiny.spec(), seed=0), b)) == tasks
+    full = terms(seqlib.build("sim_soft_joint", tiny.spec(), seed=0), b)
+    assert set(full) == tasks | {"search"}
+    assert full["search"] > 0
+    half = terms(seqlib.build("sim_soft_joint", tiny.spec(), seed=0, auxiliary=0.5), b)
+    torch.testing.assert_close(2 * half["search"], full["search"])
 
 
-def test_search_parameters_learn_by_the_auxiliary_loss_only():
-    b = tiny.batch()
-    model = seqlib.build("sim_soft_joint", tiny.spec(), seed=0, k=4).train()
-    bce(model(b), b.labels).backward(retain_graph=True)
-    assert model.encoder.w_a.weight.grad is None
-    auxiliary_loss(model, b.labels).backward()
+def test_search_parameters_learn_by_their_own_loss_only():
+    model = seqlib.build("sim_soft_joint", tiny.spec(), seed=0, k=4)
+    of = terms(model, tiny.batch())
+    search = of.pop("search")
+    encoder = model.encoder.main
+    sum(of.values()).backward(retain_graph=True)
+    assert encoder.w_a.weight.grad is None
+    search.backward()
     for name in ("w_a", "w_b"):
-        assert getattr(model.encoder, name).weight.grad.abs().max() > 0
+        assert getattr(encoder, name).weight.grad.abs().max() > 0
 
 
-def test_auxiliary_scores_are_raw_and_do_not_see_padding():
+def test_the_searchs_scores_are_raw_and_do_not_see_padding():
     b = tiny.batch(lengths=(9, 0, 2))
+    model = seqlib.build("sim_soft_joint", tiny.spec(), seed=0)
+    once = terms(model, b)["search"]
+    padded = dataclasses.replace(b.request, events=b.request.events.pad(40))
+    again = terms(model, dataclasses.replace(b, request=padded))["search"]
+    torch.testing.assert_close(again, once)
+
+
+def test_a_forward_leaves_nothing_on_the_model():
+    """No graph waits on a module for a loss: a model can be copied right after a forward."""
     model = seqlib.build("sim_soft_joint", tiny.spec(), seed=0).train()
-    model(b)
-    once = auxiliary_loss(model, b.labels)
-    model(dataclasses.replace(b, events=b.events.pad(40)))
-    torch.testing.assert_close(auxiliary_loss(model, b.labels), once)
-    model.eval()(b)
-    assert auxiliary_loss(model, b.labels) == 0  # nothing is kept in evaluation
-
-
-def test_models_without_a_loss_of_their_own_add_nothing():
-    model = seqlib.build("din", tiny.spec(), seed=0).train()
-    model(tiny.batch())
-    assert auxiliary_loss(model, tiny.batch().labels) == 0
+    model(tiny.request())
+    copy.deepcopy(model)
+    with objectives.collect() as published:
+        model.eval()(tiny.request())
+    assert published == {}
 
 
 # --- hashing -----------------------------------------------------------------------------------
@@ -270,21 +276,21 @@ def test_models_without_a_loss_of_their_own_add_nothing():
 @pytest.mark.parametrize("name", ["eta", "sdim"])
 def test_hyperplanes_are_drawn_once_and_saved(name, tmp_path):
     """Two forwards agree, also after saving and loading into a model drawn otherwise."""
-    b = tiny.batch()
+    b = tiny.request()
     model = seqlib.build(name, tiny.spec(), seed=0, hash_seed=11).eval()
     assert torch.equal(model(b), model(b))
     save(model, tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors", tiny.spec()).eval()
-    assert torch.equal(again.encoder.hash.planes, model.encoder.hash.planes)
+    assert torch.equal(again.encoder.main.hash.planes, model.encoder.main.hash.planes)
     assert torch.equal(again(b), model(b))
     assert not any("planes" in n for n, _ in model.named_parameters())
     other = seqlib.build(name, tiny.spec(), seed=0, hash_seed=12).eval()
-    assert not torch.equal(other.encoder.hash.planes, model.encoder.hash.planes)
+    assert not torch.equal(other.encoder.main.hash.planes, model.encoder.main.hash.planes)
 
 
 @pytest.mark.parametrize("name", ["eta", "sdim"])
 def test_item_vectors_learn_as_values_and_not_through_the_hash(name):
-    b = tiny.batch(lengths=(12,), n_candidates=2)
+    b = tiny.request(lengths=(12,), n_candidates=2)
     model = build(name).train()
     run(model.encoder, b).pow(2).sum().backward()
     assert model.items.proj.weight.grad.abs().max() > 0
@@ -310,7 +316,7 @@ def test_eta_approaches_the_inner_product_as_bits_grow():
 def test_sdim_equals_its_formula():
     """(1/G) Σ_g ℓ2norm of the events whose three bits equal the candidate's."""
     model = build("sdim", n_bits=12).double()
-    encoder, items, b = model.encoder, model.items, tiny.batch(lengths=(12, 2, 0))
+    encoder, items, b = model.encoder, model.items, tiny.request(lengths=(12, 2, 0))
     bits, got = encoder.hash.bits(items(torch.arange(32))), run(encoder, b)
     action = encoder.embed.action_id(b.events)
     for row, n in enumerate((12, 2, 0)):
@@ -321,7 +327,7 @@ def test_sdim_equals_its_formula():
                 for j in range(n):
                     item = b.events.item[row, j]
                     if torch.equal(bits[item, cut], bits[b.items.id[row, c], cut]):
-                        minutes = float(b.request_time[row] - b.events.time[row, j]) / 60
+                        minutes = float(b.time[row] - b.events.time[row, j]) / 60
                         age = encoder.age.table.weight[min(int(2 * math.log2(1 + minutes)), 41)]
                         bucket = bucket + items(item) + encoder.embed.action(action[row, j]) + age
                 if bucket.norm() > 0:
@@ -331,7 +337,7 @@ def test_sdim_equals_its_formula():
 
 def test_sdims_output_does_not_grow_with_the_history():
     """Without the ℓ2 norm of every bucket it would: the same events three times, three times."""
-    b = tiny.batch(lengths=(6,))
+    b = tiny.request(lengths=(6,))
     thrice = dataclasses.replace(b, events=b.events._map(lambda t: torch.cat([t] * 3, dim=1)))
     encoder = build("sdim").encoder
     torch.testing.assert_close(run(encoder, thrice), run(encoder, b))
@@ -347,7 +353,7 @@ def test_48_bits_are_16_tables_of_3():
 
 
 def test_trace_publishes_finalists_and_weights():
-    b = tiny.batch(lengths=(12, 2))
+    b = tiny.request(lengths=(12, 2))
     for name in SEARCHES:
         with trace.capture() as t:
             run(build(name, k=4).encoder, b)

@@ -14,7 +14,7 @@ from torch import nn
 
 import seqlib
 from seqlib import trace
-from seqlib.models.daily import DailyUserEmbedding
+from seqlib.models.baselines.daily import DailyUserEmbedding
 from seqlib.models.transact import OfficialTransAct, TransActConfig, sinusoids
 from seqlib.nn import Encoder, fuse
 
@@ -284,7 +284,7 @@ def test_the_factorised_layer_survives_extreme_logits(scale, same):
 @pytest.mark.parametrize("name", ["transact", "transact_code"])
 def test_attention_is_recorded_and_sums_to_one(name):
     with trace.capture() as t:
-        built(name)(tiny.batch())
+        built(name)(tiny.request())
     first, second = t.all("encoder.attention")
     assert first.shape[0] == 4 * 3
     for a in (first, second):
@@ -294,7 +294,7 @@ def test_attention_is_recorded_and_sums_to_one(name):
 def in_window(batch, minutes):
     """The same batch with its newest event so many minutes before the request."""
     time = batch.events.time.clone()
-    time[:, 0] = batch.request_time - minutes * 60
+    time[:, 0] = batch.time - minutes * 60
     time = torch.where(batch.events.mask, time, 0.0)
     return dataclasses.replace(batch, events=dataclasses.replace(batch.events, time=time))
 
@@ -307,7 +307,7 @@ def changed(batch, column=0):
 
 def test_strict_window_hides_an_action_altogether_and_leaky_does_not(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.tensor(0.5, dtype=k.get("dtype")))
-    b = in_window(tiny.batch(lengths=(9, 9)), minutes=10)  # T is 12 hours: event 0 is hidden
+    b = in_window(tiny.request(lengths=(9, 9)), minutes=10)  # T is 12 hours: event 0 is hidden
     for name, moves in (("transact", False), ("transact_paper", True)):
         model = built(name, dropout=0.0).train()
         assert torch.allclose(model(b), model(changed(b)), atol=1e-6) != moves, name
@@ -317,7 +317,7 @@ def test_strict_window_hides_an_action_altogether_and_leaky_does_not(monkeypatch
 
 def test_a_future_action_is_guarded_in_evaluation_by_strict_masks_only():
     """DESIGN by the paper: the authors' guard hides keys, position 0 not even that."""
-    b = in_window(tiny.batch(lengths=(9, 9)), minutes=-5)
+    b = in_window(tiny.request(lengths=(9, 9)), minutes=-5)
     assert torch.allclose(built("transact")(b), built("transact")(changed(b)), atol=1e-6)
     assert not torch.allclose(
         built("transact_code")(b), built("transact_code")(changed(b)), atol=1e-6
@@ -326,7 +326,7 @@ def test_a_future_action_is_guarded_in_evaluation_by_strict_masks_only():
 
 def test_masked_actions_get_no_gradient_in_strict_mode(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.tensor(1.0, dtype=k.get("dtype")))
-    b = tiny.batch(lengths=(9, 9))
+    b = tiny.request(lengths=(9, 9))
     model = built(dropout=0.0, window=24.0 * 365).train()  # everything is inside the window
     model.encoder.action.weight.grad = None
     model(b).sum().backward()
@@ -335,7 +335,7 @@ def test_masked_actions_get_no_gradient_in_strict_mode(monkeypatch):
 
 
 def test_the_window_differs_between_forwards_and_is_off_in_evaluation():
-    b = in_window(tiny.batch(lengths=(12, 12)), minutes=30)
+    b = in_window(tiny.request(lengths=(12, 12)), minutes=30)
     model = built(dropout=0.0).train()
     torch.manual_seed(0)
     assert len({tuple(model(b).flatten().tolist()) for _ in range(8)}) > 1
@@ -359,13 +359,13 @@ def test_readouts_have_the_papers_widths():
 def test_appended_candidate_is_one_more_row_and_has_no_action():
     model = built(fusion="append", rows="all", pool=False, seq_len=20, out_dim=None).encoder
     assert model.out_dim == 21 * 64
-    b = tiny.batch(lengths=(5, 0))
-    z = model(b.events, b.items, b.request_time).view(2, 3, 21, 64)
+    b = tiny.request(lengths=(5, 0))
+    z = model(b).view(2, 3, 21, 64)
     assert (z[0, :, 6:] == 0).all()  # nothing behind the candidate and five events
 
 
 def test_positive_only_reads_the_newest_positive_events():
-    b = tiny.batch(lengths=(12,))
+    b = tiny.request(lengths=(12,))
     kept = b.events.select(torch.tensor([[True, False] * 6]), 4)
     assert kept.item.tolist() == [b.events.item[0, [0, 2, 4, 6]].tolist()]
     assert kept.mask.all()
@@ -378,7 +378,7 @@ def test_positive_only_reads_the_newest_positive_events():
 
 
 def test_a_hide_alone_is_not_positive():
-    encoder, b = built().encoder, tiny.batch(lengths=(4,))
+    encoder, b = built().encoder, tiny.request(lengths=(4,))
     events = dataclasses.replace(b.events, action=torch.tensor([[0, 1, 8, 9]]))  # hide is bit 3
     assert encoder.ids.positive(events).tolist() == [[False, True, False, True]]
 
@@ -386,17 +386,17 @@ def test_a_hide_alone_is_not_positive():
 def test_daily_embedding_sees_nothing_of_today_and_no_candidate():
     spec = tiny.spec()
     model = seqlib.build("daily", spec, seed=0).encoder
-    b = tiny.batch(lengths=(9, 9))  # the request stands at midnight: all events are older
-    noon = b.request_time + 43_200
+    b = tiny.request(lengths=(9, 9))  # the request stands at midnight: all events are older
+    noon = b.time + 43_200
     v = model.user(b.events, noon)
-    fresh = in_window(dataclasses.replace(b, request_time=noon), minutes=60)
+    fresh = in_window(dataclasses.replace(b, time=noon), minutes=60)
     assert torch.allclose(model.user(changed(fresh).events, noon), model.user(fresh.events, noon))
     later = noon + 86_400  # tomorrow it is in
     assert not torch.allclose(
         model.user(changed(fresh).events, later), model.user(fresh.events, later)
     )
     torch.testing.assert_close(v.norm(dim=-1), torch.full((2,), 8.0))  # √64
-    assert DailyUserEmbedding.refreshed(noon).eq(b.request_time).all()
+    assert DailyUserEmbedding.refreshed(noon).eq(b.time).all()
 
 
 def test_errors_of_the_configuration():

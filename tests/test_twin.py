@@ -53,7 +53,7 @@ def many_items(n: int):
 
 def histories(*lengths: int, n_items: int = 30, n_candidates: int = 3):
     """As ``tiny.batch``, with items spread over a larger catalogue."""
-    b = tiny.batch(lengths=lengths, n_candidates=n_candidates)
+    b = tiny.request(lengths=lengths, n_candidates=n_candidates)
     i = torch.arange(b.events.item.numel()).view(b.events.shape)
     item = torch.where(b.events.mask, 2 + i * 7919 % n_items, 0)
     j = torch.arange(b.items.id.numel()).view(b.items.id.shape)
@@ -65,7 +65,7 @@ def histories(*lengths: int, n_items: int = 30, n_candidates: int = 3):
 
 
 def run(encoder, b):
-    return encoder(b.events, b.items, b.request_time)
+    return encoder(b)
 
 
 # --- the paper, line by line -------------------------------------------------------------------
@@ -74,7 +74,7 @@ def run(encoder, b):
 def reference_cross(encoder, b, row: int, j: int) -> list[torch.Tensor]:
     """K_{c,1…J} of one event: (8,) each, from the tables."""
     e, tables = b.events, encoder.cross.tables
-    minutes = float(b.request_time[row] - e.time[row, j]) / 60
+    minutes = float(b.time[row] - e.time[row, j]) / 60
     ratio = float(e.watch[row, j]) / float(e.duration[row, j])
     watch = sum(ratio > edge for edge in (0.1, 0.25, 0.5, 0.8, 1.2))
     return [
@@ -130,7 +130,7 @@ def reference_twin(encoder, b, row: int, c: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("k", [3, 100])
 def test_equals_the_line_by_line_reference(k):
-    encoder, b = build(k=k), tiny.batch(lengths=(5, 0, 1, 9))
+    encoder, b = build(k=k), tiny.request(lengths=(5, 0, 1, 9))
     with torch.no_grad():
         got = run(encoder, b)
         for row in range(4):
@@ -141,9 +141,9 @@ def test_equals_the_line_by_line_reference(k):
 
 def test_block_diagonal_cross_projection_equals_the_per_feature_form():
     """K_c W^c_a with W^c_a ∈ R^{8J×J} of 8×1 blocks; and β folded into it beforehand."""
-    encoder, b = build(), tiny.batch(lengths=(6,))
-    state = encoder.prefill(b.events, b.request_time)
-    per_feature = lookup(state.cross, state.bias)[0]  # (L, A)
+    encoder, b = build(), tiny.request(lengths=(6,))
+    state = encoder.prefill(b)
+    per_feature = lookup(state.cross.transpose(0, 1), state.bias)[0]  # (L, A)
     for j in range(6):
         k_c = torch.cat(reference_cross(encoder, b, 0, j))
         for a in range(3):
@@ -158,12 +158,12 @@ def test_block_diagonal_cross_projection_equals_the_per_feature_form():
 
 def oracle(encoder, b, k: int) -> Hits:
     """The ESU's own top k: its score on every event of the history, then the round robin."""
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
+    state, query = encoder.prefill(b), encoder.query(b.items)
     (n, c), length = b.items.shape, b.events.shape[1]
     everything = torch.arange(length).expand(n, c, length)
     row = Hits(everything, everything >= 0).gather(state.row)
     keys = torch.nn.functional.embedding(row, state.keys)
-    bias = lookup(state.cross, state.bias).transpose(1, 2)[:, None]
+    bias = lookup(state.cross.transpose(0, 1), state.bias).transpose(1, 2)[:, None]
     alpha = encoder.relevance(query, keys.unflatten(-1, (encoder.config.n_heads, -1)), bias)
     return round_robin_topk(alpha, k, b.events.mask[:, None])
 
@@ -171,10 +171,10 @@ def oracle(encoder, b, k: int) -> Hits:
 @pytest.mark.parametrize("name", ["twin", "twin_evidence"])
 def test_fresh_search_finds_all_of_the_esus_top_100(name):
     """T-E1: consistency is 100 of 100 in float32 when nothing is stale."""
-    encoder = seqlib.build(name, many_items(2_000), seed=0).eval().encoder
+    encoder = seqlib.build(name, many_items(2_000), seed=0).eval().encoder.main
     b = histories(400, 250, n_items=2_000)
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
-    assert hits_at_k(encoder.search(state, query), oracle(encoder, b, 100)).eq(100).all()
+    state, query = encoder.prefill(b), encoder.query(b.items)
+    assert hits_at_k(encoder.search(state, b.items), oracle(encoder, b, 100)).eq(100).all()
 
 
 def test_stored_keys_give_the_same_scores_and_the_same_result():
@@ -186,8 +186,8 @@ def test_stored_keys_give_the_same_scores_and_the_same_result():
     fetched = encoder.project_items(b.events.item.flatten()).view(*b.events.shape, -1).detach()
     with trace.capture() as t:
         direct = run(encoder, b)
-        by_table = encoder(b.events, b.items, b.request_time, keys=table)
-        by_event = encoder(b.events, b.items, b.request_time, keys=fetched)
+        by_table = encoder.score(encoder.prefill(b, keys=table), b.items)
+        by_event = encoder.score(encoder.prefill(b, keys=fetched), b.items)
     scores = t.all("gsu.scores")
     assert len(scores) == 3
     for other, out in zip(scores[1:], (by_table, by_event), strict=True):
@@ -197,34 +197,34 @@ def test_stored_keys_give_the_same_scores_and_the_same_result():
 
 def test_stale_keys_reach_the_search_and_not_the_attention():
     """The mismatch TWIN lives with: query, bias and the whole second stage are fresh."""
-    encoder = seqlib.build("twin", many_items(300), seed=0, k=20).eval().encoder
+    encoder = seqlib.build("twin", many_items(300), seed=0, k=20).eval().encoder.main
     b = histories(120, 90, n_items=300)
     stale = encoder.project_items().detach()
     with torch.no_grad():
         encoder.relevance.w_h.weight.add_(tiny.ramp(*encoder.relevance.w_h.weight.shape, scale=0.4))
     query = encoder.query(b.items)
-    fresh_state = encoder.prefill(b.events, b.request_time)
-    stale_state = encoder.prefill(b.events, b.request_time, keys=stale)
-    fresh, old = encoder.search(fresh_state, query), encoder.search(stale_state, query)
+    fresh_state = encoder.prefill(b)
+    stale_state = encoder.prefill(b, keys=stale)
+    fresh, old = encoder.search(fresh_state, b.items), encoder.search(stale_state, b.items)
     hits = hits_at_k(old, fresh).float().mean()
     assert 0 < hits < 20
     torch.testing.assert_close(
-        encoder.score(stale_state, query, old), encoder.score(fresh_state, query, old)
+        encoder.score(stale_state, b.items, old), encoder.score(fresh_state, b.items, old)
     )
 
 
 def test_keys_of_another_shape_are_refused():
-    encoder, b = build(), tiny.batch()
+    encoder, b = build(), tiny.request()
     with pytest.raises(ValueError, match=r"keys has shape \(7, 15\); it must be \(32, 15\)"):
-        encoder.prefill(b.events, b.request_time, keys=torch.zeros(7, 15))
+        encoder.prefill(b, keys=torch.zeros(7, 15))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.integers(1, 14))
 def test_found_events_belong_to_the_history_and_none_comes_twice(lengths, k):
-    encoder, b = build(k=k), tiny.batch(lengths=tuple(lengths))
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
-    found = encoder.search(state, query)
+    encoder, b = build(k=k), tiny.request(lengths=tuple(lengths))
+    state, query = encoder.prefill(b), encoder.query(b.items)
+    found = encoder.search(state, b.items)
     for row, n in enumerate(lengths):
         for c in range(3):
             got = found.index[row, c][found.mask[row, c]].tolist()
@@ -235,24 +235,24 @@ def test_found_events_belong_to_the_history_and_none_comes_twice(lengths, k):
 
 @pytest.mark.parametrize("budget", [1, 40, 10**9])
 def test_every_budget_gives_the_same_bits(budget):
-    b = tiny.batch(lengths=(12, 3), n_candidates=5)
+    b = tiny.request(lengths=(12, 3), n_candidates=5)
     assert torch.equal(run(build(k=4, budget=budget), b), run(build(k=4), b))
 
 
 def test_candidates_do_not_see_each_other_when_the_search_is_narrow():
-    encoder, b = build(k=3), tiny.batch(lengths=(12, 5), n_candidates=5)
+    encoder, b = build(k=3), tiny.request(lengths=(12, 5), n_candidates=5)
     order = torch.tensor([4, 1, 3])
-    some = dataclasses.replace(b, items=Items(b.items.id[:, order]), labels=b.labels[:, order])
+    some = dataclasses.replace(b, items=Items(b.items.id[:, order]))
     torch.testing.assert_close(run(encoder, some), run(encoder, b)[:, order])
 
 
 def test_padding_and_the_order_of_events_change_nothing():
     """No position but the recency rank, which is a feature of the event and moves with it."""
-    encoder, b = build(k=4), tiny.batch(lengths=(12, 12))
+    encoder, b = build(k=4), tiny.request(lengths=(12, 12))
     want = run(encoder, b)
     padded = dataclasses.replace(b, events=b.events.pad(30))
     torch.testing.assert_close(run(encoder, padded), want)
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
+    state, query = encoder.prefill(b), encoder.query(b.items)
     order = torch.tensor([3, 11, 0, 7, 5, 1, 10, 2, 9, 4, 8, 6])
     moved = dataclasses.replace(
         state,
@@ -261,19 +261,19 @@ def test_padding_and_the_order_of_events_change_nothing():
         cross=state.cross[..., order],
         row=state.row[:, order],
     )
-    found = encoder.search(moved, query)
-    assert torch.equal(order[found.index], encoder.search(state, query).index)
-    torch.testing.assert_close(encoder.score(moved, query, found), want)
+    found = encoder.search(moved, b.items)
+    assert torch.equal(order[found.index], encoder.search(state, b.items).index)
+    torch.testing.assert_close(encoder.score(moved, b.items, found), want)
 
 
 def test_no_history_gives_zeros():
-    b = tiny.batch(lengths=(0, 0))
+    b = tiny.request(lengths=(0, 0))
     for name in ("twin", "twin_evidence"):
         assert run(build(name), b).eq(0).all()
 
 
 def test_summed_selection_ranks_by_the_sum_over_heads():
-    b = tiny.batch(lengths=(12,), n_candidates=2)
+    b = tiny.request(lengths=(12,), n_candidates=2)
     encoder = build(k=4, selection="sum")
     with trace.capture() as t:
         run(encoder, b)
@@ -283,12 +283,12 @@ def test_summed_selection_ranks_by_the_sum_over_heads():
 
 
 def _found(encoder, b):
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
-    return encoder.search(state, query).index
+    state, query = encoder.prefill(b), encoder.query(b.items)
+    return encoder.search(state, b.items).index
 
 
 def test_trace_publishes_scores_finalists_and_weights():
-    encoder, b = build(k=4), tiny.batch(lengths=(12, 2), n_candidates=2)
+    encoder, b = build(k=4), tiny.request(lengths=(12, 2), n_candidates=2)
     with trace.capture() as t:
         run(encoder, b)
     assert t["gsu.scores"].shape == (2, 2, 3, 12)
@@ -303,19 +303,19 @@ def test_trace_publishes_scores_finalists_and_weights():
 
 def test_null_key_leaves_weight_and_hands_on_how_much_was_found():
     """Twice the evidence: the average stays, the log of the total rises by ln 2."""
-    encoder, b = build("twin_evidence"), tiny.batch(lengths=(6,), n_candidates=1)
+    encoder, b = build("twin_evidence"), tiny.request(lengths=(6,), n_candidates=1)
     with torch.no_grad():
         encoder.esu.null.fill_(-30.0)  # next to no weight for "nothing"
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
+    state, query = encoder.prefill(b), encoder.query(b.items)
     once, twice = torch.arange(6).view(1, 1, 6), torch.arange(12).view(1, 1, 12) % 6
-    a = encoder.score(state, query, Hits(once, once >= 0))
-    c = encoder.score(state, query, Hits(twice, twice >= 0))
+    a = encoder.score(state, b.items, Hits(once, once >= 0))
+    c = encoder.score(state, b.items, Hits(twice, twice >= 0))
     torch.testing.assert_close(c[..., :6], a[..., :6])
     ln2 = torch.full_like(a[..., 6:], math.log(2))
     torch.testing.assert_close(c[..., 6:] - a[..., 6:], ln2)
     with torch.no_grad():
         encoder.esu.null.fill_(50.0)  # nothing is relevant
-    assert encoder.score(state, query, Hits(once, once >= 0)).abs().max() < 1e-6
+    assert encoder.score(state, b.items, Hits(once, once >= 0)).abs().max() < 1e-6
 
 
 # --- gradients ---------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def _touched(gsu_gradient: bool) -> tuple[set[int], set[int], set[int]]:
         k=2,
         gsu_gradient=gsu_gradient,
     ).train()
-    b = tiny.batch(lengths=(12,), n_candidates=1)
+    b = tiny.request(lengths=(12,), n_candidates=1)
     found = _found(model.encoder, b)
     model(b).sum().backward()
     ids = model.items.embeddings["id"].weight.grad.abs().sum(-1).nonzero()[:, 0].tolist()
@@ -356,7 +356,7 @@ def test_with_gradient_through_the_gsu_every_event_is_trained():
 
 
 def test_attending_to_all_equals_searching_for_all():
-    b = tiny.batch(lengths=(12, 3, 0))
+    b = tiny.request(lengths=(12, 3, 0))
     for name in ("twin", "twin_evidence"):
         whole = build(name, gsu_gradient=True, k=12).train()
         torch.testing.assert_close(run(whole, b), run(whole.eval(), b))
@@ -366,7 +366,7 @@ def test_training_moves_the_score_through_fit():
     """Two steps change the shared parameters, and the search with them."""
     b = tiny.batch(lengths=(12, 7))
     model = seqlib.build("twin", tiny.spec(), seed=0, k=4)
-    before = model.encoder.project_items().detach().clone()
+    before = model.encoder.main.project_items().detach().clone()
 
     class Two:
         def __iter__(self):
@@ -385,7 +385,7 @@ def test_training_moves_the_score_through_fit():
             pass
 
     fit(model, Two(), FitConfig(lr=0.01), device="cpu")
-    assert not torch.allclose(model.encoder.project_items(), before)
+    assert not torch.allclose(model.encoder.main.project_items(), before)
 
 
 # --- time, cost, configuration -----------------------------------------------------------------
@@ -401,7 +401,7 @@ def _logits(times: list[float], items: list[int]) -> torch.Tensor:
         labels=np.zeros((1, 3, 3), np.uint8),
     )  # fmt: skip
     model = seqlib.build("twin", tiny.spec(), seed=0, k=2).eval()
-    return model(next(iter(BatchLoader(log, requests, length=10))))
+    return model(next(iter(BatchLoader(log, requests, length=10))).request)
 
 
 def test_an_event_at_or_after_the_request_changes_nothing():
@@ -412,18 +412,18 @@ def test_an_event_at_or_after_the_request_changes_nothing():
 
 def test_age_is_counted_back_from_the_request():
     """Shifting history and request together changes nothing: no absolute time is seen."""
-    encoder, b = build(), tiny.batch(lengths=(12, 5))
+    encoder, b = build(), tiny.request(lengths=(12, 5))
     shift = 12_345_678.0
     later = dataclasses.replace(
         b,
         events=dataclasses.replace(b.events, time=b.events.time + shift * b.events.mask),
-        request_time=b.request_time + shift,
+        time=b.time + shift,
     )
     torch.testing.assert_close(run(encoder, later), run(encoder, b))
 
 
 def test_without_bias_the_score_ignores_cross_features_and_the_values_do_not():
-    b = tiny.batch(lengths=(12,), n_candidates=1)
+    b = tiny.request(lengths=(12,), n_candidates=1)
     other = dataclasses.replace(
         b, events=dataclasses.replace(b.events, action=(b.events.action + 5) % 16)
     )
@@ -436,8 +436,8 @@ def test_without_bias_the_score_ignores_cross_features_and_the_values_do_not():
 def test_raw_scores_are_plain_projections_of_all_features():
     """α = (K W)(qᵀ W^q)ᵀ / √d_k with K = [K_h, K_c]: no split, no bias, nothing to store."""
     encoder, b = build(raw=True, k=4), histories(9, 3)
-    state, query = encoder.prefill(b.events, b.request_time), encoder.query(b.items)
-    cross = encoder.cross(b.events, b.request_time)
+    state, query = encoder.prefill(b), encoder.query(b.items)
+    cross = encoder.cross(b.events, b.time)
     keys = inherent(encoder.items, b.events.item) @ encoder.relevance.w_h.weight.T
     for j, rows in enumerate(cross):
         first = sum(encoder.cross.sizes[:j])
@@ -446,17 +446,17 @@ def test_raw_scores_are_plain_projections_of_all_features():
     want = torch.einsum("bcad,blad->bcal", query, keys) / math.sqrt(5)
     got = encoder.relevance(query, *encoder._history(state))
     assert torch.allclose(got, want, atol=1e-12)
-    found = encoder.search(state, query)
+    found = encoder.search(state, b.items)
     masked = want.masked_fill(~b.events.mask[:, None, None], -torch.inf)
     assert torch.equal(found.index, round_robin_topk(masked, 4).index)
     all_of_them = dataclasses.replace(found, index=torch.arange(9).expand(2, 3, 9),
                                       mask=b.events.mask[:, None].expand(2, 3, 9))  # fmt: skip
     assert torch.allclose(
-        encoder.score(state, query, all_of_them), encoder.score_all(state, query), atol=1e-12
+        encoder.score(state, b.items, all_of_them), encoder.attend_to_all(state, query), atol=1e-12
     )
     with pytest.raises(ValueError, match="can't be stored"):
-        encoder.prefill(b.events, b.request_time, encoder.project_items())
-    encoder.score(state, query, found).sum().backward()
+        encoder.prefill(b, encoder.project_items())
+    encoder.score(state, b.items, found).sum().backward()
     assert encoder.relevance.w_raw.grad.any()
     assert not encoder.relevance.beta.grad.any()
 
@@ -464,9 +464,9 @@ def test_raw_scores_are_plain_projections_of_all_features():
 def test_tied_start_puts_the_candidates_topic_first():
     """From the first step on: of 12 events per topic, the search finds its own."""
     data = many_items(240)
-    encoder = seqlib.build("twin", data, seed=0, k=4, n_heads=1, bias=False).eval().encoder
+    encoder = seqlib.build("twin", data, seed=0, k=4, n_heads=1, bias=False).eval().encoder.main
     b = histories(72, n_items=240, n_candidates=6)
-    found = encoder.search(encoder.prefill(b.events, b.request_time), encoder.query(b.items))
+    found = encoder.search(encoder.prefill(b), b.items)
     topic = data.items.fields["topic"]
     same = found.gather(topic[b.events.item]) == topic[b.items.id][..., None]
     assert float(same.float().mean()) > 0.9
@@ -487,7 +487,7 @@ def test_configuration_errors_name_what_is_wrong():
 @pytest.mark.parametrize("raw", [False, True])
 def test_flops_by_formula_when_the_search_is_narrow(length, raw):
     model = seqlib.build("twin", tiny.spec(), seed=0, k=5, raw=raw).eval()
-    b = tiny.batch(lengths=(length, length), n_candidates=3)
+    b = tiny.request(lengths=(length, length), n_candidates=3)
     counted = cost.counted_flops(lambda: model(b))
     assert counted == model.flops(2, 3, length)
 

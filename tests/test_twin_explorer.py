@@ -75,9 +75,9 @@ def test_rounding_hardly_changes_the_models_own_list(longest, scores):
     assert float((alpha.log_softmax(-1) - rounded).abs().max()) <= STEP / 2 + 1e-12
     with torch.no_grad():
         encoder = model.encoder
-        request = encoder.prefill(batch.events, batch.request_time)
+        request = encoder.prefill(batch)
         for k in K_STEPS:
-            found = encoder.search(request, encoder.query(batch.items), k).index[0].tolist()
+            found = encoder.search(request, batch.items, k).index[0].tolist()
             for c, own in enumerate(found):
                 missed = {*own} - {*twin_view(state, c, k=k)["index"].tolist()}
                 assert len(missed) <= max(1, k // 50), (k, c)
@@ -93,9 +93,9 @@ def test_weights_are_those_of_the_exact_search_unit(longest, scores, search, k):
         index = torch.tensor(views[0]["index"])
         with torch.no_grad(), trace.capture() as seen:
             one = Items(batch.items.id[:, [c]])
-            request = encoder.prefill(batch.events, batch.request_time)
+            request = encoder.prefill(batch)
             found = Hits(index[None, None], torch.ones(1, 1, len(index), dtype=torch.bool))
-            encoder.score(request, encoder.query(one), found)
+            encoder.score(request, one, found)
         want = seen["esu.weights"][0, 0].double()  # (A, n)
         got = np.array([v["weights"] for v in views])
         np.testing.assert_allclose(got, want, rtol=1.1 * STEP, atol=1e-6)
@@ -110,7 +110,7 @@ def test_weights_are_those_of_the_exact_search_unit(longest, scores, search, k):
 
 def test_ages_are_right_to_the_minute(longest):
     _, batch, state = longest
-    age = ((batch.request_time - batch.events.time[0]) / 86_400).numpy()
+    age = ((batch.time - batch.events.time[0]) / 86_400).numpy()
     for search in SEARCHES:
         got = twin_view(state, 1, search=search)
         np.testing.assert_allclose(got["days"], age[got["index"]], atol=0.51 / 1_440)
@@ -175,7 +175,7 @@ def test_a_search_may_find_nothing():
 
 
 def test_training_mode_padding_and_a_search_in_parts_change_nothing():
-    spec, batch = tiny.spec(), tiny.batch(lengths=(90,), width=120)
+    spec, batch = tiny.spec(), tiny.request(lengths=(90,), width=120)
     model = tiny.fill(seqlib.build("twin", spec), 0.3).train()
     want = TwinExplorer.of(model, batch, spec).state
     assert model.training
@@ -192,7 +192,7 @@ def test_training_mode_padding_and_a_search_in_parts_change_nothing():
 
 
 def test_what_does_not_fit_is_named():
-    spec, batch = tiny.spec(), tiny.batch(lengths=(7, 12))
+    spec, batch = tiny.spec(), tiny.request(lengths=(7, 12))
     twin = seqlib.build("twin", spec)
     with pytest.raises(ValueError, match=r"batch has 2 requests; give one, e.g. batch\[row"):
         TwinExplorer.of(twin, batch, spec)
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="it must be TWIN"):
         TwinExplorer.of(seqlib.build("din", spec), batch[:1], spec)
     with pytest.raises(ValueError, match="at least one event"):
-        TwinExplorer.of(twin, tiny.batch(lengths=(0,)), spec)
+        TwinExplorer.of(twin, tiny.request(lengths=(0,)), spec)
     alpha = np.zeros((1, 2, 6))
     with pytest.raises(ValueError, match=r"alpha is \(2, 6\)"):
         twin_state(alpha[0], ages=[], actions=[], same_key=[], same_field=[], titles=[],

@@ -35,7 +35,7 @@ def test_the_curve_counts_as_hits_at_k_does():
 
 @pytest.mark.parametrize("name", ["sim_hard", "sim_cluster", "sim_soft_pretrained", "eta", "sdim"])
 def test_a_search_is_the_beginning_of_its_own_order(name):
-    b = tiny.batch(lengths=(12, 5, 1))
+    b = tiny.request(lengths=(12, 5, 1))
     encoder = built(name, **({} if name == "sdim" else {"k": 4}))
     order, oracle = ordered(encoder, b)
     for row, n in enumerate((12, 5, 1)):
@@ -43,28 +43,25 @@ def test_a_search_is_the_beginning_of_its_own_order(name):
         assert sorted(order.index[row, 0][order.mask[row, 0]].tolist()) == list(range(n))
         assert oracle.mask[row].sum(-1).tolist() == [n] * 3
     if name != "sdim":
-        found = encoder.search(b.events, b.items)
+        found = encoder.search(encoder.prefill(b), b.items)
         for i in range(found.mask.shape[-1]):
             same = order.index[..., i] == found.index[..., i]
             assert (same | ~found.mask[..., i]).all()
 
 
 def test_with_its_own_search_a_model_is_itself_and_with_old_keys_only_the_search_changes():
-    b, own = tiny.batch(lengths=(12, 9)), built("twin", k=3)
-    plain = own(b.events, b.items, b.request_time)
-    same = OtherSearch(own)(b.events, b.items, b.request_time)
-    assert torch.equal(same, plain)
-    assert torch.equal(OtherSearch(own, other=own)(b.events, b.items, b.request_time), plain)
+    b = tiny.request(lengths=(12, 9))
+    model = tiny.fill(seqlib.build("twin", tiny.spec(), seed=1, short=0, k=3)).eval()
+    own = model.encoder
+    plain = model(b)
+    assert torch.equal(OtherSearch(model)(b), plain)
+    assert torch.equal(OtherSearch(model, other=model)(b), plain)
     reversed_ = -own.project_items()
-    other = OtherSearch(own, keys=reversed_)(b.events, b.items, b.request_time)
-    state = own.prefill(b.events, b.request_time, reversed_)
-    query = own.query(b.items)
-    found = own.search(state, query)
-    assert not torch.equal(
-        found.index, own.search(own.prefill(b.events, b.request_time), query).index
-    )
-    fresh = own.prefill(b.events, b.request_time)
-    assert torch.equal(other, own.score(fresh, query, found))
+    other = OtherSearch(model, keys=reversed_)(b)
+    found = own.search(own.prefill(b, reversed_), b.items)
+    fresh = own.prefill(b)
+    assert not torch.equal(found.index, own.search(fresh, b.items).index)
+    assert torch.equal(other, model.rank(b, own.score(fresh, b.items, found)))
 
 
 def test_slices_in_turns_leave_rows_of_every_age():

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from seqlib.data.schema import DataSpec, Events, Items, ItemTable, RequestBatch
+from seqlib.data.schema import (
+    Answers,
+    DataSpec,
+    Events,
+    Items,
+    ItemTable,
+    Request,
+    RequestBatch,
+)
 
 N_ITEMS, DAY = 30, 86_400.0
 SMALL_TRANSACT = {"n_layers": 1, "seq_len": 12, "n_rows": 4, "out_dim": 16, "dropout": 0.0}
@@ -65,16 +73,20 @@ def batch(
     )
     j = torch.arange(b)[:, None] * 5 + torch.arange(n_candidates)[None] * 7
     labels = ((j[..., None] + torch.arange(3)) % 4 == 0).float()
-    return RequestBatch(
+    request = Request(
         events=events,
         items=Items(2 + j % N_ITEMS),
-        labels=labels,
-        request_time=now,
-        user=torch.arange(b),
+        time=now,
         surface=torch.arange(b) % 2,
         position=torch.arange(b) * 3,
-        index=torch.arange(b),
-    ).validate()
+        user=torch.arange(b),
+    )
+    return RequestBatch(request, Answers(labels), torch.arange(b)).validate()
+
+
+def request(*args, **kwargs) -> Request:
+    """What a model sees of ``batch``."""
+    return batch(*args, **kwargs).request
 
 
 def fill(module: torch.nn.Module, scale: float = 0.4) -> torch.nn.Module:
@@ -91,15 +103,19 @@ def transact_explorer(scale: float = 0.3):
     from seqlib.viz import explorers
 
     model = fill(seqlib.build("transact", spec(), seed=0, **SMALL_TRANSACT), scale).eval()
-    b = batch(lengths=(12,))
+    b = batch(lengths=(12,)).request
     with torch.no_grad():
         state = explorers.transact_state(
-            model.state_dict(), items=model.items(b.events.item)[0],
+            model.state_dict(),
+            items=model.items(b.events.item)[0],
             actions=model.encoder.ids(b.events)[0].tolist(),
-            ages=((b.request_time - b.events.time[0]) / 3_600).tolist(),
-            candidates=model.items(b.items.id)[0], features=model.features(b)[0],
-            titles=[f"event {j}" for j in range(12)], notes=["click, 2 d"] * 12,
-            candidate_titles=["a", "b", "c"], kinds={"click": 1, "hide": 8},
+            ages=((b.time - b.events.time[0]) / 3_600).tolist(),
+            candidates=model.items(b.items.id)[0],
+            features=model.features(b, model.encoder(b))[0],
+            titles=[f"event {j}" for j in range(12)],
+            notes=["click, 2 d"] * 12,
+            candidate_titles=["a", "b", "c"],
+            kinds={"click": 1, "hide": 8},
             tasks=("click", "like", "hide"),
-        )  # fmt: skip
+        )
     return model, b, state

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import files
 from .log import EventLog, Requests, history_end
-from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable, SchemaError
+from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable, SchemaError, Task
 
 PARTS = ("log", "train", "test", "items")
 QUANTILES = (10, 50, 90, 99)
@@ -87,6 +87,7 @@ class Dataset:
         )
         for name in ("actions", "surfaces", "tasks", "base_rates"):
             head[name] = tuple(head[name])
+        head["tasks"] = tuple(Task(**t) if isinstance(t, dict) else t for t in head["tasks"])
         return cls(
             log=EventLog.from_parquet(path / "log.parquet"),
             train=Requests.from_parquet(path / "train.parquet"),
@@ -115,7 +116,7 @@ def check_fit(data: HasData) -> None:
         requests.validate(data.log.n_users, n)
         if requests.labels.shape[2] != spec.n_tasks:
             raise SchemaError(
-                f"{name} labels have {requests.labels.shape[2]} tasks; the spec has {spec.tasks}"
+                f"{name} labels have {requests.labels.shape[2]} tasks; the spec has {spec.task_names}"
             )
     if data.test.time.min() <= data.train.time.max():
         raise SchemaError(
@@ -174,6 +175,7 @@ def _write_items(items: ItemTable, path: Path) -> None:
 def _write_spec(spec: DataSpec, path: Path) -> None:
     head = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "items"}
     head |= {"sizes": dict(spec.items.sizes), "notes": dict(spec.notes)}
+    head["tasks"] = [dataclasses.asdict(task) for task in spec.tasks]
     with files.whole_file(path) as partial:
         partial.write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
 
@@ -251,7 +253,9 @@ def describe(data: HasData) -> dict[str, Any]:
             "requests": len(requests),
             "candidates": requests.items.shape[1],
             "users": len(np.unique(requests.user)),
-            "label_rate": {t: round(float(r), 4) for t, r in zip(spec.tasks, rate, strict=True)},
+            "label_rate": {
+                t: round(float(r), 4) for t, r in zip(spec.task_names, rate, strict=True)
+            },
             "history": _spread(history),
             "without_history": int((history == 0).sum()),
         }

@@ -24,7 +24,7 @@ from . import _checks as checks
 from . import _gather as gather
 from . import files
 from ._checks import COLUMNS
-from .schema import PAD, Events, Items, RequestBatch, SchemaError
+from .schema import PAD, Answers, Events, Items, Request, RequestBatch, SchemaError
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,17 +435,19 @@ class BatchLoader:
             items = np.take_along_axis(items, pick, 1)
             labels = np.take_along_axis(labels, pick[..., None], 1)
             truth = None if truth is None else np.take_along_axis(truth, pick[..., None], 1)
-        return RequestBatch(
+        request = Request(
             events=_cut(log, low[rows], high[rows]),
             items=Items(torch.from_numpy(items.astype(np.int64))),
-            labels=torch.from_numpy(labels.astype(np.float32)),
-            request_time=torch.from_numpy(r.time[rows]),
-            user=torch.from_numpy(r.user[rows].astype(np.int64)),
+            time=torch.from_numpy(r.time[rows]),
             surface=torch.from_numpy(r.surface[rows].astype(np.int64)),
             position=torch.from_numpy(r.position[rows].astype(np.int64)),
-            index=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+            user=torch.from_numpy(r.user[rows].astype(np.int64)),
+        )
+        answers = Answers(
+            labels=torch.from_numpy(labels.astype(np.float32)),
             truth=None if truth is None else torch.from_numpy(truth),
         )
+        return RequestBatch(request, answers, torch.from_numpy(np.asarray(rows, dtype=np.int64)))
 
     def _spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(R,) first row and end of every history in the log, in this epoch."""

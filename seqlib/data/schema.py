@@ -1,4 +1,4 @@
-"""The shapes everything speaks: events, candidate items, request batches, and the item table.
+"""The shapes everything speaks: events, candidate items, requests, answers, and the item table.
 
 A *request* is a user at a moment with C candidates. Its history holds only events strictly before
 the moment, **newest first, padding last**, so ``events[:, :100]`` means "the 100 most recent".
@@ -9,48 +9,46 @@ Ids: 0 is padding, 1 is an unknown item, real items start at 2 — in every tabl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .tensors import Tensors
+
 PAD, UNKNOWN, FIRST_ID = 0, 1, 2
 SECONDS_PER_DAY = 86_400.0
+MOST_ACTIONS = 60  # with the watch bucket above them, an id still fits in 63 bits
 
 
 class SchemaError(ValueError):
     """Input that breaks a contract of the course; the message names the field and what is right."""
 
 
-class _Tensors:
-    """Moving and slicing, for frozen dataclasses whose tensors all share their first axis."""
+@dataclass(frozen=True)
+class Task:
+    """One thing that a ranker predicts of a candidate.
 
-    def _map(self, fn) -> Self:
-        new = {}
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                new[f.name] = fn(value)
-            elif isinstance(value, _Tensors):
-                new[f.name] = value._map(fn)
-        return replace(self, **new)  # type: ignore[type-var]
+    Attributes:
+        name: e.g. "click". kind: "binary", a probability trained by cross-entropy; or "real", a
+            number such as watch time, trained by squared error.
+    """
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same object on another device."""
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+    name: str
+    kind: Literal["binary", "real"] = "binary"
 
-    def pin_memory(self) -> Self:
-        """The same object in page-locked memory, for asynchronous copies to a GPU."""
-        return self._map(lambda t: t.pin_memory())
+    def __post_init__(self) -> None:
+        if self.kind not in ("binary", "real"):
+            raise SchemaError(f"task {self.name!r} is {self.kind!r}; it is 'binary' or 'real'")
 
-    def __getitem__(self, index) -> Self:
-        return self._map(lambda t: t[index])
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, eq=False)
-class Events(_Tensors):
+class Events(Tensors):
     """Histories of B users, newest first, padding last.
 
     Attributes:
@@ -61,6 +59,8 @@ class Events(_Tensors):
         watch: (B, L) float32, seconds watched.
         duration: (B, L) float32, seconds the item lasts (0 where that has no meaning).
         mask: (B, L) bool, True where there is an event.
+        count: (B, L) float32, how many events each stands for (a cluster carries its size); None
+            is one each. 0 on padding.
     """
 
     item: Tensor
@@ -70,6 +70,7 @@ class Events(_Tensors):
     watch: Tensor
     duration: Tensor
     mask: Tensor
+    count: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -109,6 +110,8 @@ class Events(_Tensors):
         want = {"item": torch.int64, "action": torch.int64, "surface": torch.int64}
         want |= {"time": torch.float64, "mask": torch.bool}
         want |= {"watch": torch.float32, "duration": torch.float32}
+        if self.count is not None:
+            want["count"] = torch.float32
         for name, dtype in want.items():
             t = getattr(self, name)
             if t.dtype != dtype:
@@ -129,6 +132,8 @@ class Events(_Tensors):
             raise SchemaError(f"events.item has {int(self.item.min())}; ids are never negative")
         if (self.duration < 0).any() or (self.watch < 0).any():
             raise SchemaError("events.watch or events.duration is negative; both are seconds >= 0")
+        if self.count is not None and not (self.count[self.mask] >= 1).all():
+            raise SchemaError("events.count is below 1 where mask is True; an event counts once")
         both = self.mask[:, 1:] & self.mask[:, :-1]
         if (both & (self.time[:, 1:] > self.time[:, :-1])).any():
             raise SchemaError("events.time rises along a row; histories are newest first")
@@ -138,7 +143,7 @@ class Events(_Tensors):
 
 
 @dataclass(frozen=True, eq=False)
-class Items(_Tensors):
+class Items(Tensors):
     """Candidates of B requests. Side features are looked up in the one ``ItemTable``.
 
     Attributes:
@@ -154,63 +159,130 @@ class Items(_Tensors):
 
 
 @dataclass(frozen=True, eq=False)
-class RequestBatch(_Tensors):
-    """B requests with their histories, candidates and labels.
+class Request(Tensors):
+    """B requests: everything that is known before the answer, and nothing else.
+
+    A model sees this and only this, so what it predicts can't reach it.
 
     Attributes:
-        events: histories, (B, L).
-        items: candidates, (B, C).
-        labels: (B, C, T) float32 in {0, 1}.
-        request_time: (B,) float64, seconds.
-        user: (B,) int64, from 0.
+        events: histories, (B, L). items: candidates, (B, C).
+        time: (B,) float64, seconds.
         surface: (B,) int64, where the request is shown.
         position: (B,) int64, impressions already made in this session.
-        index: (B,) int64, row in the ``Requests`` this batch was cut from.
-        truth: (B, C, T) float64, exact probabilities given the whole history; None on real data.
+        user: (B,) int64, from 0.
+        more: what only some systems read, by name: tensors or records whose first axis is B (a
+            second sequence, features logged at serving, a user embedding).
     """
 
     events: Events
     items: Items
-    labels: Tensor
-    request_time: Tensor
-    user: Tensor
+    time: Tensor
     surface: Tensor
     position: Tensor
-    index: Tensor
-    truth: Tensor | None = None
+    user: Tensor
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
+        """B."""
         return len(self.user)
 
-    def validate(self) -> RequestBatch:
-        """Check this batch and its parts; return self. Raises SchemaError."""
-        self.events.validate(self.request_time)
-        b, c = self.items.shape
+    def validate(self) -> Request:
+        """Check this request and its parts; return self. Raises SchemaError."""
+        self.events.validate(self.time)
+        b = self.items.shape[0]
         if self.events.shape[0] != b:
             raise SchemaError(
                 f"events has {self.events.shape[0]} rows and items {b}; must be equal"
             )
-        if self.labels.ndim != 3 or self.labels.shape[:2] != (b, c):
-            raise SchemaError(
-                f"labels has shape {tuple(self.labels.shape)}; it must be (B, C, T) = ({b}, {c}, T)"
-            )
-        if not ((self.labels == 0) | (self.labels == 1)).all():
-            raise SchemaError("labels has values other than 0 and 1")
-        if self.truth is not None and self.truth.shape != self.labels.shape:
-            raise SchemaError(
-                f"truth has shape {tuple(self.truth.shape)}; it must equal labels' "
-                f"{tuple(self.labels.shape)}"
-            )
-        for name in ("request_time", "user", "surface", "position", "index"):
-            if getattr(self, name).shape != (b,):
-                raise SchemaError(
-                    f"{name} has shape {tuple(getattr(self, name).shape)}, not ({b},)"
-                )
+        for name in ("time", "user", "surface", "position"):
+            shape = tuple(getattr(self, name).shape)
+            if shape != (b,):
+                raise SchemaError(f"{name} has shape {shape}, not ({b},)")
+        for name, value in self.more.items():
+            rows = value.shape[0] if hasattr(value, "shape") else len(value)
+            if rows != b:
+                raise SchemaError(f"more[{name!r}] has {rows} rows; there are {b} requests")
         return self
 
 
 @dataclass(frozen=True, eq=False)
-class ItemTable(_Tensors):
+class Answers(Tensors):
+    """What B requests turned out to be; never part of a model's input.
+
+    Attributes:
+        labels: (B, C, T) float32: 0 or 1 for a binary task, any finite number for a real one.
+        weight: (B, C, T) float32 ≥ 0, how much each label counts; 0 where it is undefined (the
+            watch time of what was never opened). None is 1 each.
+        truth: (B, C, T) float64, exact probabilities given the whole history; None on real data.
+    """
+
+    labels: Tensor
+    weight: Tensor | None = None
+    truth: Tensor | None = None
+
+    def validate(self, shape: tuple[int, int], tasks: Sequence[Task] = ()) -> Answers:
+        """Check shapes and values; return self. Raises SchemaError.
+
+        Args:
+            shape: (B, C) of the candidates. tasks: whose labels these are; none takes all for
+                binary.
+        """
+        labels, (b, c) = self.labels, shape
+        if labels.ndim != 3 or labels.shape[:2] != (b, c):
+            raise SchemaError(
+                f"labels has shape {tuple(labels.shape)}; it must be (B, C, T) = ({b}, {c}, T)"
+            )
+        if tasks and labels.shape[2] != len(tasks):
+            raise SchemaError(f"labels have {labels.shape[2]} tasks; there are {len(tasks)}")
+        for name in ("weight", "truth"):
+            value = getattr(self, name)
+            if value is not None and value.shape != labels.shape:
+                raise SchemaError(
+                    f"{name} has shape {tuple(value.shape)}; it must equal labels' "
+                    f"{tuple(labels.shape)}"
+                )
+        if self.weight is not None and not (self.weight >= 0).all():
+            raise SchemaError("weight is negative or NaN; a label counts 0 times or more")
+        defined = torch.ones_like(labels) if self.weight is None else self.weight
+        for t in range(labels.shape[2]):
+            value = labels[..., t][defined[..., t] > 0]
+            if tasks and tasks[t].kind == "real":
+                if not torch.isfinite(value).all():
+                    raise SchemaError(f"labels of {tasks[t]} have NaN or infinity")
+            elif not ((value == 0) | (value == 1)).all():
+                raise SchemaError("labels has values other than 0 and 1")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class RequestBatch(Tensors):
+    """B requests together with their answers: what a loader gives and training needs.
+
+    Attributes:
+        request: what a model may see. answers: what it is trained on and measured against.
+        index: (B,) int64, row in the ``Requests`` this batch was cut from.
+    """
+
+    request: Request
+    answers: Answers
+    index: Tensor
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.index)
+
+    def validate(self, tasks: Sequence[Task] = ()) -> RequestBatch:
+        """Check this batch and its parts; return self. Raises SchemaError."""
+        self.request.validate()
+        shape = self.request.items.shape
+        self.answers.validate((shape[0], shape[1]), tasks)
+        if self.index.shape != (shape[0],):
+            raise SchemaError(f"index has shape {tuple(self.index.shape)}, not ({shape[0]},)")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTable(Tensors):
     """What is known of every item, in one place; row 0 is padding, row 1 the unknown item.
 
     Attributes:
@@ -230,10 +302,6 @@ class ItemTable(_Tensors):
     def __len__(self) -> int:
         """Number of rows, N + 2."""
         return len(self.duration)
-
-    def _map(self, fn) -> Self:
-        new = super()._map(fn)
-        return replace(new, fields={k: fn(v) for k, v in self.fields.items()})
 
     def validate(self) -> ItemTable:
         """Check sizes and reserved rows; return self. Raises SchemaError."""
@@ -272,9 +340,9 @@ class DataSpec:
     Attributes:
         name: e.g. "course".
         items: the item table.
-        actions: names of the action bits, lowest first; at most 6.
+        actions: names of the action bits, lowest first; at most 60.
         surfaces: names of the surfaces.
-        tasks: names of the T labels, the first is the main one.
+        tasks: the T tasks, the first is the main one; a name alone is a binary task.
         base_rates: mean label of each task in the training requests, for the heads' biases.
         key_field: the item field that a hard search or a histogram counts by ("topic", "type", …).
         watch: True if watch seconds mean something here.
@@ -284,15 +352,19 @@ class DataSpec:
     items: ItemTable
     actions: tuple[str, ...]
     surfaces: tuple[str, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
     base_rates: tuple[float, ...]
     key_field: str
     watch: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.actions) > 6:
-            raise SchemaError(f"{len(self.actions)} actions; a bit set here holds at most 6")
+        named = tuple(Task(t) if isinstance(t, str) else t for t in self.tasks)
+        object.__setattr__(self, "tasks", named)
+        if len(self.actions) > MOST_ACTIONS:
+            raise SchemaError(
+                f"{len(self.actions)} actions; a bit set of 64 bits holds at most {MOST_ACTIONS}"
+            )
         if len(self.base_rates) != len(self.tasks):
             raise SchemaError(f"{len(self.base_rates)} base_rates for {len(self.tasks)} tasks")
         if self.key_field not in self.items.fields:
@@ -304,3 +376,8 @@ class DataSpec:
     def n_tasks(self) -> int:
         """T."""
         return len(self.tasks)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, the main one first."""
+        return tuple(task.name for task in self.tasks)

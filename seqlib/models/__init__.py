@@ -1,12 +1,12 @@
 """One paper, one file; ``build`` makes any of them inside the same ranker."""
 
-from . import pooling  # noqa: F401, I001  (importing registers: in the order of the course)
-from . import din  # noqa: F401
-from . import transact  # noqa: F401
-from . import bst  # noqa: F401
-from . import recurrent  # noqa: F401
-from . import sim, hashed, twin  # noqa: F401
-from .ranker import HistoryEncoder, Ranker, RankerConfig
+from .baselines import no_history  # noqa: F401, I001  (importing registers, in this order)
+from . import pooling  # noqa: F401
+from .baselines import histogram  # noqa: F401
+from . import din, transact  # noqa: F401
+from .baselines import bst, recurrent  # noqa: F401
+from . import sim, eta, sdim, twin  # noqa: F401
+from .ranker import HistoryEncoder, Ranker, RankerConfig, StagedEncoder
 from .registry import ModelCard, available, build, load, save
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ModelCard",
     "Ranker",
     "RankerConfig",
+    "StagedEncoder",
     "available",
     "build",
     "load",

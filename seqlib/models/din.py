@@ -30,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import trace
-from ..data.schema import DataSpec, Events, Items
-from ..nn import EventEmbedding
+from ..data.schema import DataSpec, Items, Request
+from ..data.tensors import Tensors
+from ..nn import Beside, EventEmbedding
 from .registry import ModelCard, register
 
 Activation = Literal["dice", "prelu", "sigmoid"]
@@ -185,6 +186,20 @@ class DINConfig:
     product: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class DINState(Tensors):
+    """What a request's candidates share.
+
+    Attributes:
+        item: (B, L) ids. mask: (B, L). x: (B, L, D) item vectors. k: (B, L, D) tokens.
+    """
+
+    item: Tensor
+    mask: Tensor
+    x: Tensor
+    k: Tensor
+
+
 class DIN(nn.Module):
     """Target attention over the history: one user vector **per candidate**.
 
@@ -204,11 +219,11 @@ class DIN(nn.Module):
         if config.softmax:
             self.empty = nn.Parameter(torch.zeros(self.dim))  # "no history"
 
-    def similarities(self, events: Events, items: Items, x: Tensor, q: Tensor) -> Tensor:
+    def similarities(self, state: DINState, items: Items, q: Tensor) -> Tensor:
         """(B, L, C, 2): inner product of item vectors x (B, L, D), q over √D; content cosine."""
         table = self.embed.items
-        inner = x @ q.transpose(1, 2) / math.sqrt(self.dim)
-        kc, qc = table.content[table.known(events.item)], table.content[table.known(items.id)]
+        inner = state.x @ q.transpose(1, 2) / math.sqrt(self.dim)
+        kc, qc = table.content[table.known(state.item)], table.content[table.known(items.id)]
         return torch.stack([inner, kc @ qc.transpose(1, 2)], dim=-1)
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor, extra: Tensor | None) -> Tensor:
@@ -220,17 +235,26 @@ class DIN(nn.Module):
         w = w / math.sqrt(self.dim) if self.config.scale else w
         return w.masked_fill(~real, torch.finfo(w.dtype).min).softmax(dim=1) * real
 
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
-        x, q = self.embed.items(events.item), self.embed.items(items.id)
-        k = self.embed(events, request_time, x)
-        extra = self.similarities(events, items, x, q) if self.config.similarity else None
-        w = self.weights(q, k, events.mask, extra)
+    def prefill(self, request: Request) -> DINState:
+        """Item vectors and tokens of the events."""
+        events = request.events
+        x = self.embed.items(events.item)
+        return DINState(events.item, events.mask, x, self.embed(events, request.time, x))
+
+    def score(self, state: DINState, items: Items) -> Tensor:
+        """Every candidate weighs the tokens by itself: (B, C, out_dim)."""
+        q = self.embed.items(items.id)
+        extra = self.similarities(state, items, q) if self.config.similarity else None
+        w = self.weights(q, state.k, state.mask, extra)
         trace.record("din.weights", w.transpose(1, 2))
-        v = w.transpose(1, 2) @ k  # Eq. 3
+        v = w.transpose(1, 2) @ state.k  # Eq. 3
         if self.config.softmax:
-            v = torch.where(events.mask.any(-1)[:, None, None], v, self.empty)
+            v = torch.where(state.mask.any(-1)[:, None, None], v, self.empty)
         return torch.cat([v, v * q], dim=-1) if self.config.product else v
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""
@@ -239,6 +263,23 @@ class DIN(nn.Module):
         if self.config.similarity:
             total += 2 * pairs * (self.dim + items.content.shape[1])
         return total + self.unit.flops(n_requests, n_candidates, length) + 2 * pairs * self.dim
+
+
+def beside_recent(main: nn.Module, embed: EventEmbedding, spec: DataSpec, newest: int) -> nn.Module:
+    """A search over the whole life, and beside it DIN with similarities on the newest events.
+
+    Args:
+        main: a staged encoder. embed: event embedding. spec: the data set.
+        newest: events of the short branch; 0 leaves it out.
+
+    Raises:
+        ValueError: ``newest`` is negative.
+    """
+    if newest < 0:
+        raise ValueError(f"short is {newest}; it must not be negative")
+    if newest == 0:
+        return main
+    return Beside(main, DIN(embed, spec, DINConfig(similarity=True)), newest)
 
 
 _CARD = dict(

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import trace
-from ..data.schema import SECONDS_PER_DAY, DataSpec, Events, Items
+from ..data.schema import SECONDS_PER_DAY, DataSpec, Events, Items, Request
+from ..data.tensors import Tensors
 from ..nn import EventEmbedding
 from .registry import ModelCard, register
 
@@ -78,6 +79,13 @@ def max_pool(tokens: Tensor, mask: Tensor) -> Tensor:
     return tokens.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
 
 
+@dataclass(frozen=True, eq=False)
+class UserVector(Tensors):
+    """What an encoder that sees no candidate makes of a history: (B, D)."""
+
+    vector: Tensor
+
+
 @dataclass(frozen=True)
 class PoolingConfig:
     """Which pool.
@@ -112,7 +120,7 @@ class Pooling(nn.Module):
         self.empty = nn.Parameter(torch.zeros(dim))  # "no history"
 
     def pool(self, events: Events, request_time: Tensor) -> Tensor:
-        """(B, D): the user's one vector."""
+        """(B, L), (B,) seconds -> (B, D): the user's one vector."""
         e = self.embed(events, request_time)
         if self.config.kind == "max":
             v = max_pool(e, events.mask)
@@ -134,12 +142,20 @@ class Pooling(nn.Module):
             return v
         return torch.where(events.mask.any(-1, keepdim=True), v, self.empty)
 
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
-        v = self.pool(events, request_time)[:, None].expand(-1, items.shape[1], -1)
+    def prefill(self, request: Request) -> UserVector:
+        """The pool, (B, D)."""
+        return UserVector(self.pool(request.events, request.time))
+
+    def score(self, state: UserVector, items: Items) -> Tensor:
+        """The pool for every candidate, and its product with each: (B, C, out_dim)."""
+        v = state.vector[:, None].expand(-1, items.shape[1], -1)
         if not self.config.product:
             return v
         return torch.cat([v, v * self.embed.items(items.id)], dim=-1)
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs; the maximum multiplies nothing."""
@@ -147,88 +163,6 @@ class Pooling(nn.Module):
         weighted = 0 if self.config.kind == "max" else 2 * n_requests * length * items.dim
         product = items.flops(n_requests * n_candidates) if self.config.product else 0
         return self.embed.flops(n_requests, length) + weighted + product
-
-
-@dataclass(frozen=True)
-class HistogramConfig:
-    """A pooled histogram over the key field's values.
-
-    Attributes:
-        field: item field to count by; None is the data set's key field.
-    """
-
-    field: str | None = None
-
-
-class Histogram(nn.Module):
-    """Counts events and actions per topic once; a candidate looks up the counts of its own topic.
-
-    This is a sum pool over one-hot topics: K·(A + 1) numbers in place of D. For a candidate of
-    topic k it returns ``log(1 + n_k,a)``, ``n_k,a / n`` and ``log(1 + n_a)`` for a = shown and
-    every action. It has no trained weight, sees neither order nor age, and is the baseline a
-    learned pool has to be read against.
-
-    Args:
-        embed: event embedding (for the item fields). spec: the data set. config: which field.
-
-    Cost: O(L) once per request, O(1) per candidate, 4·K·(A + 1) bytes of state. Chapter 01.
-    """
-
-    bits: Tensor
-
-    def __init__(self, embed: EventEmbedding, spec: DataSpec, config: HistogramConfig) -> None:
-        super().__init__()
-        self.field = config.field or spec.key_field
-        if self.field not in spec.items.fields:
-            raise ValueError(f"no field {self.field!r}; there are {list(spec.items.fields)}")
-        self.items, self.n_keys = embed.items, spec.items.sizes[self.field]
-        self.n_stats = len(spec.actions) + 1
-        self.register_buffer("bits", 2 ** torch.arange(len(spec.actions)), persistent=False)
-        self.out_dim = 3 * self.n_stats
-
-    def counts(self, events: Events) -> Tensor:
-        """(B, K, A + 1): how often each value was shown, and got each action."""
-        keys = self.items.field_ids(self.field, events.item)
-        acted = (events.action[..., None] & self.bits) > 0
-        stats = torch.cat([torch.ones_like(acted[..., :1]), acted], dim=-1)
-        stats = (stats & events.mask[..., None]).to(self.items.proj.weight.dtype)
-        out = stats.new_zeros(len(keys), self.n_keys, self.n_stats)
-        return out.scatter_add_(1, keys[..., None].expand_as(stats), stats)
-
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, 3·(A + 1))."""
-        table = self.counts(events)
-        keys = self.items.field_ids(self.field, items.id)[..., None]
-        mine = table.gather(1, keys.expand(-1, -1, self.n_stats))
-        total = table.sum(1, keepdim=True).expand_as(mine)
-        share = mine / total[..., :1].clamp_min(1)
-        return torch.cat([mine.log1p(), share, total.log1p()], dim=-1)
-
-    def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
-        """Counting multiplies no matrices."""
-        return 0
-
-
-@dataclass(frozen=True)
-class NoHistoryConfig:
-    """Item and context only has nothing to choose."""
-
-
-class NoHistory(nn.Module):
-    """Item and context only: the baseline that every history has to beat. Returns (B, C, 0)."""
-
-    out_dim = 0
-
-    def __init__(self, embed: EventEmbedding, spec: DataSpec, config: NoHistoryConfig) -> None:
-        super().__init__()
-
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, C, 0)."""
-        return request_time.new_zeros(*items.shape, 0, dtype=torch.get_default_dtype())
-
-    def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
-        """None."""
-        return 0
 
 
 _POOL = dict(
@@ -240,21 +174,6 @@ _POOL = dict(
 )
 _TOKEN = "item fields, content, action set, age and rank, summed"
 
-register(
-    ModelCard(
-        name="item_only",
-        title="Item and context only",
-        source="baseline",
-        token="none",
-        length="0",
-        attention="none",
-        reduction="everything is dropped",
-        computed="online",
-        chapter="01",
-    ),
-    NoHistoryConfig,
-    NoHistory,
-)
 for _kind, _title, _source in (
     ("sum", "Sum pooling", "DIN (arXiv:1706.06978), Eq. 1, sum"),
     ("mean", "Mean pooling", "DIN (arXiv:1706.06978), Eq. 1, average"),
@@ -277,18 +196,3 @@ for _kind, _title, _source in (
         Pooling,
         kind=_kind,
     )
-register(
-    ModelCard(
-        name="topic_histogram",
-        title="Pooled topic histogram",
-        source="baseline of this course",
-        token="one-hot topic, times what was done",
-        length="any",
-        attention="none learned; the candidate looks up its own topic's counts",
-        reduction="L events to K topics × (A + 1) counts",
-        computed="a counter per user and topic, exact after every event",
-        chapter="01",
-    ),
-    HistogramConfig,
-    Histogram,
-)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..data.schema import DataSpec, Events, Items, RequestBatch
+from ..data.schema import DataSpec, Items, Request
+from ..data.tensors import Tensors
 from ..nn import MLP, CrossNetwork, ItemEmbedding, LogBucketEncoding, PeriodicEncoding, TaskHeads
 
 
 class HistoryEncoder(Protocol):
-    """What a chapter builds: histories and candidates in, one vector per candidate out."""
+    """What a chapter builds: requests in, one vector per candidate out."""
 
     out_dim: int
 
-    def __call__(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
+    def __call__(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""
+
+
+class StagedEncoder(HistoryEncoder, Protocol):
+    """An encoder in two stages: what all candidates of a request share, and what each one adds.
+
+    ``encoder(request)`` is ``score(prefill(request), request.items)``. A state holds nothing of the
+    candidates, so one state serves any number of them, in as many calls as one likes.
+    """
+
+    def prefill(self, request: Request) -> Tensors:
+        """The history's part, made once per request. ``request.items`` is not looked at."""
+
+    def score(self, state: Any, items: Items) -> Tensor:
+        """A state of B requests and (B, C) candidates -> (B, C, out_dim)."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +64,10 @@ class Ranker(nn.Module):
     would blur what a history encoder is worth.
 
     Args:
-        items: the item embedding, shared with the encoder. encoder: see ``HistoryEncoder``.
-        spec: the data set. config: widths of the shared parts.
+        items: the item embedding, shared with the encoder.
+        encoder: see ``HistoryEncoder``.
+        spec: the data set.
+        config: widths of the shared parts.
     """
 
     recipe: dict[str, Any]
@@ -61,8 +77,11 @@ class Ranker(nn.Module):
         self, items: ItemEmbedding, encoder: nn.Module, spec: DataSpec, config: RankerConfig
     ) -> None:
         super().__init__()
-        self.config, self.items, d = config, items, config.context_dim
+        self.config = config
+        self.items = items
         self.encoder = encoder
+        self.tasks = spec.tasks
+        d = config.context_dim
         self.surface = nn.Embedding(len(spec.surfaces), d)
         self.clock = PeriodicEncoding(d)
         self.position = LogBucketEncoding(16, d)
@@ -70,31 +89,44 @@ class Ranker(nn.Module):
         self.width: int = items.dim + self.n_dense + 3 * d + self.encoder.out_dim
         self.cross = CrossNetwork(self.width, config.cross_layers, config.cross_rank)
         self.mlp = MLP((self.width, *config.hidden))
-        self.heads = TaskHeads(config.hidden[-1], self.width, spec.base_rates)
+        self.heads = TaskHeads(config.hidden[-1], self.width, spec.base_rates, spec.tasks)
         self.recipe = {}
 
-    def with_encoder(self, encoder: nn.Module) -> Ranker:
-        """The same ranker, every parameter shared, with another encoder of the same width."""
-        other = copy.copy(self)
-        other._modules = {**self._modules, "encoder": encoder}
-        return other
-
-    def features(self, batch: RequestBatch) -> Tensor:
-        """(B, C, width): what the cross network sees."""
-        ids = self.items.known(batch.items.id)
+    def features(self, request: Request, history: Tensor) -> Tensor:
+        """(B, C, width): what the cross network sees of each candidate."""
+        ids = self.items.known(request.items.id)
         context = [
-            self.surface(batch.surface),
-            self.clock(batch.request_time),
-            self.position(batch.position.to(self.heads.deep.weight.dtype)),
+            self.surface(request.surface),
+            self.clock(request.time),
+            self.position(request.position.to(self.heads.deep.weight.dtype)),
         ]
         per_request = torch.cat(context, dim=-1)[:, None].expand(-1, ids.shape[1], -1)
-        history = self.encoder(batch.events, batch.items, batch.request_time)
         return torch.cat([self.items(ids), self.items.dense[ids], per_request, history], dim=-1)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
-        """A batch of B requests with C candidates -> logits (B, C, T)."""
-        x = self.features(batch)
+    def rank(self, request: Request, history: Tensor) -> Tensor:
+        """The seam between encoder and ranker: candidates with the history's vectors -> logits.
+
+        A server that has made the vectors in another way (from stored keys, a cached prefix)
+        continues here.
+
+        Args:
+            request: B requests of C candidates.
+            history: (B, C, encoder.out_dim).
+
+        Returns:
+            (B, C, T): logits of binary tasks, predicted values of real ones.
+        """
+        x = self.features(request, history)
         return self.heads(self.mlp(self.cross(x)), x)
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, T), see ``rank``."""
+        return self.rank(request, self.encoder(request))
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(B, C, T) of ``rank`` -> probabilities of binary tasks, real ones as they are."""
+        binary = torch.tensor([t.kind == "binary" for t in self.tasks], device=outputs.device)
+        return torch.where(binary, outputs.sigmoid(), outputs)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one forward: 2 per multiply-add, exactly as torch counts."""

@@ -33,12 +33,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import trace
-from ..data.schema import FIRST_ID, DataSpec, Events, Items
+from .. import objectives, trace
+from ..data.schema import FIRST_ID, Answers, DataSpec, Items, Request
+from ..data.tensors import Tensors
 from ..nn import MLP, EventEmbedding, LogBucketEncoding, TaskHeads
 from ..nn.embedding import MINUTE
 from ..search import BUDGET, Hits, by_candidates, inner_product_topk, kmeans, topk
-from .din import DIN, DINConfig
+from .din import beside_recent
 from .registry import ModelCard, register
 
 Search = Literal["hard", "cluster", "soft_joint", "soft_pretrained"]
@@ -83,8 +84,9 @@ class SimConfig:
             raise ValueError(f"k is {self.k}; a search returns at least 1 event")
         if self.n_clusters < 1:
             raise ValueError(f"n_clusters is {self.n_clusters}; it must be at least 1")
-        if min(self.auxiliary, self.short, self.d_time) < 0:
-            raise ValueError("auxiliary, short and d_time must not be negative")
+        for name in ("auxiliary", "short", "d_time"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
 def behaviour(embed: EventEmbedding, item: Tensor, action: Tensor) -> Tensor:
@@ -165,8 +167,26 @@ class SearchAttention(nn.Module):
         return 2 * pairs * (self.w_a.in_features * width + k * per_event)
 
 
+@dataclass(frozen=True, eq=False)
+class SimState(Tensors):
+    """What a request's candidates share.
+
+    Attributes:
+        item, action: (B, L) ids. age: (B, L) seconds before the request. mask: (B, L).
+        keys: what the search compares: (B, L) groups, or (B, L, D) vectors.
+        e: (B, L, d) behaviours, for the soft search's own loss; None but in its training.
+    """
+
+    item: Tensor
+    action: Tensor
+    age: Tensor
+    mask: Tensor
+    keys: Tensor
+    e: Tensor | None = None
+
+
 class Sim(nn.Module):
-    """GSU, ESU and the short branch: a history encoder.
+    """GSU and ESU: a history encoder in two stages.
 
     Args:
         embed: event embedding. spec: the data set. config: see ``SimConfig``.
@@ -203,38 +223,52 @@ class Sim(nn.Module):
                 for linear in (self.w_a, self.w_b):
                     linear.weight.mul_(0.1).add_(torch.eye(dim))
             self.hidden = MLP((2 * dim, dim))
-            self.head = TaskHeads(dim, 2 * dim, spec.base_rates)
-        self.short = DIN(embed, spec, DINConfig(similarity=True)) if config.short else None
-        self.out_dim = self.esu.out_dim + (self.short.out_dim if self.short is not None else 0)
-        self._gsu_logits: Tensor | None = None
+            self.head = TaskHeads(dim, 2 * dim, spec.base_rates, spec.tasks)
+            self.tasks = spec.tasks
+        self.out_dim = self.esu.out_dim
+
+    def prefill(self, request: Request) -> SimState:
+        """Everything that does not depend on a candidate."""
+        events, c = request.events, self.config
+        item = self.items.known(events.item)
+        action = self.embed.action_id(events)
+        e = None
+        if c.search in ("hard", "cluster"):
+            keys = self._groups(item)
+        elif c.search == "soft_pretrained":
+            keys = self.items.content[item]
+        else:
+            e = behaviour(self.embed, item, action)
+            with torch.no_grad():
+                keys = self.w_b(e)
+        age = request.time[:, None] - events.time
+        return SimState(item, action, age, events.mask, keys, e if self.training else None)
 
     def search(
-        self,
-        events: Events,
-        items: Items,
-        action: Tensor | None = None,
-        k: int | None = None,
-        fill: bool | None = None,
+        self, state: SimState, items: Items, k: int | None = None, fill: bool | None = None
     ) -> Hits:
-        """GSU: (B, L) events, (B, C) candidates -> Hits (B, C, min(K, L)), no gradient.
+        """GSU: the events handed to the attention, no gradient.
 
-        ``action`` (B, L) are the events' action ids, for a caller that has them already; ``k`` and
-        ``fill`` are the configuration's unless given.
+        Args:
+            state: from ``prefill``. items: (B, C).
+            k, fill: None is the configuration's.
+
+        Returns:
+            Hits (B, C, min(K, L)).
         """
-        c, t = self.config, self.items
-        k, fill = c.k if k is None else k, c.fill if fill is None else fill
-        event, candidate = t.known(events.item), t.known(items.id)
+        c = self.config
+        k = c.k if k is None else k
+        fill = c.fill if fill is None else fill
+        candidate = self.items.known(items.id)
         if c.search in ("hard", "cluster"):
-            a, b = self._groups(candidate), self._groups(event)
-            return same_field_topk(a, b, events.mask, k, fill, c.budget)
-        if c.search == "soft_pretrained":
-            query, keys = t.content[candidate], t.content[event]
-        else:
-            action = self.embed.action_id(events) if action is None else action
-            with torch.no_grad():
-                query = self.w_a(t(candidate))
-                keys = self.w_b(behaviour(self.embed, event, action))
-        return inner_product_topk(query, keys, k, events.mask, c.budget)
+            groups = self._groups(candidate)
+            return same_field_topk(groups, state.keys, state.mask, k, fill, c.budget)
+        with torch.no_grad():
+            if c.search == "soft_pretrained":
+                query = self.items.content[candidate]
+            else:
+                query = self.w_a(self.items(candidate))
+        return inner_product_topk(query, state.keys, k, state.mask, c.budget)
 
     def _groups(self, ids: Tensor) -> Tensor:
         """(…) item ids -> (…), what a hard search compares: the field, or the cluster."""
@@ -242,55 +276,60 @@ class Sim(nn.Module):
             return self.get_buffer("cluster")[ids]
         return self.items.field_ids(self.field, ids)
 
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
-        query, action = self.items(items.id), self.embed.action_id(events)
-        found = self.search(events, items, action)
+    def score(self, state: SimState, items: Items, found: Hits | None = None) -> Tensor:
+        """ESU: attention over what was found.
+
+        Args:
+            state: from ``prefill``. items: (B, C).
+            found: from ``search``; None searches.
+
+        Returns:
+            (B, C, out_dim). In training the soft search also publishes a loss of its own, "search".
+        """
+        query = self.items(items.id)
+        found = self.search(state, items) if found is None else found
         trace.record("gsu.index", found.index)
         trace.record("gsu.mask", found.mask)
-        e = behaviour(self.embed, found.gather(events.item), found.gather(action))
-        z = self._with_gap(e, request_time[:, None, None] - found.gather(events.time))
-        long = self.esu(query, z, found.mask)
-        if self.training and self.config.search == "soft_joint":
-            self._gsu_logits = self._stage_one(events, action, query)
-        if self.short is None:
-            return long
-        recent = self.short(events[:, : self.config.short], items, request_time)
-        return torch.cat([long, recent], dim=-1)
+        e = behaviour(self.embed, found.gather(state.item), found.gather(state.action))
+        z = self._with_gap(e, found.gather(state.age))
+        if self.training and state.e is not None:
+            objectives.publish("search", self._stage_one(state, query))
+        return self.esu(query, z, found.mask)
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def _with_gap(self, e: Tensor, age: Tensor) -> Tensor:
         """z = [e, e^t] from (…, D) vectors and (…) ages in seconds."""
         return e if self.gap is None else torch.cat([e, self.gap(age)], dim=-1)
 
     @torch.no_grad()
-    def exact_scores(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
+    def exact_scores(self, state: SimState, items: Items) -> Tensor:
         """What the ESU thinks of every event, found or not: (B, C, q, L), −inf for padding.
 
         Its best K are the oracle that a search is measured against.
         """
-        e = behaviour(self.embed, events.item, self.embed.action_id(events))
-        z = self._with_gap(e, request_time[:, None] - events.time)
+        z = self._with_gap(behaviour(self.embed, state.item, state.action), state.age)
         s = self.esu.scores(self.items(items.id), z)
-        return s.masked_fill(~events.mask[:, None, None], -torch.inf)
+        return s.masked_fill(~state.mask[:, None, None], -torch.inf)
 
-    def _stage_one(self, events: Events, action: Tensor, query: Tensor) -> Tensor:
-        """Logits (B, C, T) of the search's own head on [U_r, e_a], ``U_r = Σ_i r_i e_i``."""
-        e = behaviour(self.embed, events.item, action) * events.mask[..., None]
-        r = self.w_a(query) @ self.w_b(e).transpose(1, 2)  # raw scores, no softmax
-        u = r @ e / events.lengths.clamp_min(1)[:, None, None]
+    def _stage_one(self, state: SimState, query: Tensor) -> objectives.Term:
+        """``α · Loss_GSU``: the search's own head on [U_r, e_a], ``U_r = Σ_i r_i e_i``."""
+        assert state.e is not None
+        e = state.e * state.mask[..., None]
+        r = self.w_a(query) @ self.w_b(e).transpose(1, 2)  # (B, C, L) raw scores, no softmax
+        u = r @ e / state.mask.sum(-1).clamp_min(1)[:, None, None]
         x = torch.cat([u, query], dim=-1)
-        return self.head(self.hidden(x), x)
+        logits = self.head(self.hidden(x), x)
 
-    def auxiliary_loss(self, labels: Tensor) -> Tensor:
-        """``α · Loss_GSU`` of the latest training forward; ``fit`` adds it to the ESU's loss.
+        def term(answers: Answers) -> Tensor:
+            each = [
+                objectives.task_loss(logits, answers, t, task) for t, task in enumerate(self.tasks)
+            ]
+            return self.config.auxiliary * torch.stack(each).sum()
 
-        labels (B, C, T) -> (). Zero for a search that has nothing to learn.
-        """
-        logits, self._gsu_logits = self._gsu_logits, None
-        if logits is None:
-            return labels.new_zeros(())
-        loss = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
-        return self.config.auxiliary * loss.sum(-1).mean()
+        return term
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call in evaluation."""
@@ -303,9 +342,12 @@ class Sim(nn.Module):
             total += items.flops(pairs) + items.flops(n_requests * length)
             total += 2 * items.dim**2 * (pairs + n_requests * length)
             total += 2 * pairs * length * items.dim
-        if self.short is not None:
-            total += self.short.flops(n_requests, n_candidates, min(c.short, length))
         return total
+
+
+def sim(embed: EventEmbedding, spec: DataSpec, config: SimConfig) -> nn.Module:
+    """SIM with its short branch."""
+    return beside_recent(Sim(embed, spec, config), embed, spec, config.short)
 
 
 _CARD = dict(
@@ -366,6 +408,6 @@ for _name, _title, _source, _search, _computed, _departures in (
             **_CARD,
         ),
         SimConfig,
-        Sim,
+        sim,
         search=_name.removeprefix("sim_"),
     )

@@ -44,9 +44,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.schema import DataSpec, Events, Items
-from ..nn import Encoder, EventEmbedding, LogBucketEncoding
-from .daily import Daily, DailyConfig
+from ..data.schema import DataSpec, Events, Items, Request
+from ..data.tensors import Tensors
+from ..nn import Beside, Encoder, EventEmbedding, LogBucketEncoding, action_table
+from .baselines.daily import Daily, DailyConfig
 from .registry import ModelCard, register
 
 MINUTE, HOUR = 60.0, 3_600.0
@@ -116,6 +117,20 @@ class TransActConfig:
             raise ValueError(f"window is {self.window}; hours must not be negative")
 
 
+@dataclass(frozen=True, eq=False)
+class TransActState(Tensors):
+    """What a request's candidates share.
+
+    Attributes:
+        u: (B, L, d_u) tokens without the candidate. keys: (B, L) what may be attended.
+        visible: (B, L) what may be read.
+    """
+
+    u: Tensor
+    keys: Tensor
+    visible: Tensor
+
+
 class TransAct(nn.Module):
     """Recent actions and each candidate through one transformer.
 
@@ -137,8 +152,7 @@ class TransAct(nn.Module):
         if d_item == 0:
             raise ValueError("item='content', but this data set has no content vectors")
         if config.d_action:
-            self.action = nn.Embedding(self.ids.size + 1, config.d_action, padding_idx=0)
-            nn.init.normal_(self.action.weight[1:], std=0.1)
+            self.action = action_table(self.ids, config.d_action, padding=True)
         self.d_u, self.d_c = config.d_action + d_item, d_item
         self.dim = self.d_u + (d_item if config.fusion == "concat" else 0)
         if config.position == "learned":
@@ -161,9 +175,6 @@ class TransAct(nn.Module):
         if config.out_dim is not None:
             self.norm, self.out = nn.LayerNorm(self.z_dim), nn.Linear(self.z_dim, config.out_dim)
             self.out_dim = config.out_dim
-        if config.daily:
-            self.daily = Daily(embed, spec, DailyConfig(config.daily))
-            self.out_dim += self.daily.out_dim
 
     @property
     def n_read(self) -> int:
@@ -219,26 +230,30 @@ class TransAct(nn.Module):
             return self.items(items.id)
         return self.items.content[self.items.known(items.id)]
 
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
-        c, recent = self.config, self.cut(events)
-        u, q = self.tokens(recent, request_time), self.candidates(items)
-        age = request_time[:, None] - recent.time
-        visible = recent.mask & ~self.hidden(age)
+    def prefill(self, request: Request) -> TransActState:
+        """Tokens without the candidate, and what may be seen of them; the window is drawn here."""
+        recent = self.cut(request.events)
+        visible = recent.mask & ~self.hidden(request.time[:, None] - recent.time)
         keys = visible.clone()
-        if c.mask == "leaky":
+        if self.config.mask == "leaky":
             keys[:, 0] = True  # as the authors do, whatever stands there
         else:
             keys[:, 0] |= ~visible.any(-1)  # its row is replaced below; a softmax needs one key
-        o, rows = self.encode(u, q, keys, visible)
+        return TransActState(self.tokens(recent, request.time), keys, visible)
+
+    def score(self, state: TransActState, items: Items) -> Tensor:
+        """Tokens and candidates through the encoder, compressed: (B, C, out_dim)."""
+        c, visible = self.config, state.visible
+        o, rows = self.encode(state.u, self.candidates(items), state.keys, visible)
         z = self.read(o, rows)
         if c.mask == "strict":
             z = torch.where(visible.any(-1)[:, None, None], z, self.empty)
         z = z.expand(-1, items.shape[1], -1)
-        out = self.out(self.norm(z)) if c.out_dim is not None else z
-        if not c.daily:
-            return out
-        return torch.cat([out, self.daily(events, items, request_time)], dim=-1)
+        return self.out(self.norm(z)) if c.out_dim is not None else z
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def encode(self, u: Tensor, q: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder outputs (B, C or 1, rows, d) and which rows may be read (B, rows)."""
@@ -292,9 +307,15 @@ class TransAct(nn.Module):
             total += 2 * encoded * self.dim**2
         if c.out_dim is not None:
             total += 2 * n * self.z_dim * c.out_dim
-        if c.daily:
-            total += self.daily.flops(n_requests, n_candidates, length)
         return total
+
+
+def transact(embed: EventEmbedding, spec: DataSpec, config: TransActConfig) -> nn.Module:
+    """TransAct, with the daily user embedding beside it if the configuration has one."""
+    encoder = TransAct(embed, spec, config)
+    if not config.daily:
+        return encoder
+    return Beside(encoder, Daily(embed, spec, DailyConfig(config.daily)))
 
 
 @torch.no_grad()
@@ -419,7 +440,7 @@ register(
         **_CARD,
     ),
     TransActConfig,
-    TransAct,
+    transact,
 )
 register(
     ModelCard(
@@ -433,7 +454,7 @@ register(
         **_CARD,
     ),
     TransActConfig,
-    TransAct,
+    transact,
     mask="leaky",
 )
 register(
@@ -448,7 +469,7 @@ register(
         **_CARD,
     ),
     TransActConfig,
-    TransAct,
+    transact,
     mask="leaky",
     n_heads=2,
     window=1.0,
@@ -467,6 +488,6 @@ register(
         },
     ),
     TransActConfig,
-    TransAct,
+    transact,
     daily=64,
 )

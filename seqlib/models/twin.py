@@ -23,7 +23,7 @@ Departures:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -31,11 +31,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import trace
-from ..data.schema import DataSpec, Events, Items
+from ..data.schema import DataSpec, Items, Request
+from ..data.tensors import SHARED, Tensors
 from ..nn import EventEmbedding, ItemEmbedding
 from ..nn.split import CrossFeatures, inherent, lookup, project_once, tied_start
 from ..search import BUDGET, Hits, by_candidates, round_robin_topk, topk
-from .din import DIN, DINConfig
+from .din import beside_recent
 from .registry import ModelCard, register
 
 NULL_START = 4.0  # between the scores of other topics and of the candidate's at the tied start
@@ -92,13 +93,17 @@ class Relevance(nn.Module):
         α_a = (K_h W^h_a)(qᵀ W^q_a)ᵀ / √d_k  +  (K_c W^c_a) β_a
 
     Args:
-        items: the item embedding. key_field: named first in the tied start.
+        items: the item embedding.
+        key_field: named first in the tied start.
+        n_cross: J, number of cross features.
         config: see ``TwinConfig``.
     """
 
-    def __init__(self, items: ItemEmbedding, key_field: str, config: TwinConfig) -> None:
+    def __init__(
+        self, items: ItemEmbedding, key_field: str, n_cross: int, config: TwinConfig
+    ) -> None:
         super().__init__()
-        a, n_cross = config.n_heads, len(CrossFeatures.NAMES)
+        a = config.n_heads
         self.n_heads, self.d_k = a, config.d_k
         self.w_h = nn.Linear(items.n_inputs, a * config.d_k, bias=False)
         self.w_q = nn.Linear(items.n_inputs, a * config.d_k, bias=False)
@@ -148,12 +153,12 @@ class ExactSearch(nn.Module):
         head_a = Softmax(α_a)ᵀ (K W^v_a)        TWIN = Concat(head_1 … head_A) W^o
 
     Args:
-        d_inherent: H. config: see ``TwinConfig``.
+        d_inherent: H. n_cross: J, number of cross features. config: see ``TwinConfig``.
     """
 
-    def __init__(self, d_inherent: int, config: TwinConfig) -> None:
+    def __init__(self, d_inherent: int, n_cross: int, config: TwinConfig) -> None:
         super().__init__()
-        a, n_cross = config.n_heads, len(CrossFeatures.NAMES)
+        a = config.n_heads
         width = a * config.d_v
         self.n_heads, self.out_dim = a, config.d_out + (a if config.null else 0)
         self.w_v = nn.Linear(d_inherent, width, bias=False)
@@ -184,33 +189,35 @@ class ExactSearch(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Prefilled:
+class TwinState(Tensors):
     """What all candidates of a request share; made once per request.
 
     Attributes:
-        item: (B, L) ids. mask: (B, L). cross: (J, B, L) rows of the cross tables.
+        item: (B, L) ids. mask: (B, L). cross: (B, J, L) rows of the cross tables.
+        row: (B, L), row of each event in ``keys``.
+        keys: (n, A·d_k), ``K_h W^h`` of n items or events.
         bias: (rows of the cross tables, A), ``K_{c,j} w^c_{a,j} β_{a,j}`` of every value.
-        keys: (n, A·d_k), ``K_h W^h`` for n items or events; row: (B, L) into it.
-        fresh: False if the keys were handed in; the ESU then makes its own.
         cross_keys: (rows of the cross tables, A·d_k), added to the keys; only with ``raw``.
+        fresh: False if the keys were handed in; the ESU then makes its own.
     """
 
     item: Tensor
     mask: Tensor
     cross: Tensor
-    bias: Tensor
-    keys: Tensor
     row: Tensor
-    fresh: bool
-    cross_keys: Tensor | None = None
+    keys: Tensor = field(metadata=SHARED)
+    bias: Tensor = field(metadata=SHARED)
+    cross_keys: Tensor | None = field(metadata=SHARED)
+    fresh: bool = True
 
 
 class Twin(nn.Module):
-    """Both stages and the short branch: a history encoder.
+    """Both stages: a history encoder.
 
     Args:
-        embed: event embedding (item tables are shared; its event parts serve the short branch).
-        spec: the data set. config: see ``TwinConfig``.
+        embed: event embedding, of which the item tables are used.
+        spec: the data set.
+        config: see ``TwinConfig``.
 
     Cost: projections O(min(B·L, N)), search O(B·C·L·A·d_k) multiply-adds, ESU O(B·C·K).
     Memory: O(B·L·A·d_k + budget), whatever C is. Built in chapter 04.
@@ -218,12 +225,13 @@ class Twin(nn.Module):
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: TwinConfig) -> None:
         super().__init__()
-        self.config, self.items = config, embed.items
+        self.config = config
+        self.items = embed.items
         self.cross = CrossFeatures(spec, config.d_cross)
-        self.relevance = Relevance(embed.items, spec.key_field, config)
-        self.esu = ExactSearch(embed.items.n_inputs, config)
-        self.short = DIN(embed, spec, DINConfig(similarity=True)) if config.short else None
-        self.out_dim = self.esu.out_dim + (self.short.out_dim if self.short is not None else 0)
+        n_cross = len(self.cross.names)
+        self.relevance = Relevance(embed.items, spec.key_field, n_cross, config)
+        self.esu = ExactSearch(embed.items.n_inputs, n_cross, config)
+        self.out_dim = self.esu.out_dim
 
     def project_items(self, ids: Tensor | None = None) -> Tensor:
         """(n,) item ids -> (n, A·d_k), ``K_h W^h``: what a key store holds. None: all, row = id."""
@@ -231,63 +239,81 @@ class Twin(nn.Module):
         ids = torch.arange(self.items.n_rows, device=w_h.weight.device) if ids is None else ids
         return w_h(inherent(self.items, ids))
 
-    def prefill(
-        self, events: Events, request_time: Tensor, keys: Tensor | None = None
-    ) -> Prefilled:
+    def prefill(self, request: Request, keys: Tensor | None = None) -> TwinState:
         """Everything that does not depend on a candidate.
 
         Args:
-            events: (B, L). request_time: (B,) seconds.
+            request: B requests.
             keys: projected item keys made earlier, as ``project_items`` gives them: (N, A·d_k) for
                 the catalogue, or (B, L, A·d_k) fetched for these events. None projects now.
 
         Raises:
             ValueError: ``keys`` of another shape, or given to a ``raw`` model.
         """
-        if keys is not None and self.config.raw:
-            raise ValueError("keys of a raw model hold cross features; they can't be stored")
-        item, width = self.items.known(events.item), self.config.n_heads * self.config.d_k
+        events = request.events
+        item = self.items.known(events.item)
         if keys is None:
             table, row = project_once(self.items, item, self.relevance.w_h)
-        elif keys.shape == (self.items.n_rows, width):
-            table, row = keys, item
-        elif keys.shape == (*item.shape, width):
-            table = keys.flatten(0, 1)
-            row = torch.arange(item.numel(), device=item.device).view(item.shape)
         else:
-            raise ValueError(
-                f"keys has shape {tuple(keys.shape)}; it must be ({self.items.n_rows}, {width}) "
-                f"for the catalogue or {(*item.shape, width)} for these events"
-            )
-        cross, bias = self.cross(events, request_time), self.relevance.bias(self.cross)
+            table, row = self._handed_in(keys, item)
+        bias = self.relevance.bias(self.cross)
         bias = bias if self.config.bias and not self.config.raw else 0 * bias
         w_raw = self.relevance.w_raw
-        more = None if w_raw is None else self.cross.project(w_raw)
-        return Prefilled(item, events.mask, cross, bias, table, row, keys is None, more)
+        return TwinState(
+            item=item,
+            mask=events.mask,
+            cross=self.cross(events, request.time).transpose(0, 1),
+            row=row,
+            keys=table,
+            bias=bias,
+            cross_keys=None if w_raw is None else self.cross.project(w_raw),
+            fresh=keys is None,
+        )
+
+    def _handed_in(self, keys: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, A·d_k) and (B, L) the row of each event in it."""
+        width = self.config.n_heads * self.config.d_k
+        if self.config.raw:
+            raise ValueError("keys of a raw model hold cross features; they can't be stored")
+        if keys.shape == (self.items.n_rows, width):
+            return keys, item
+        if keys.shape == (*item.shape, width):
+            row = torch.arange(item.numel(), device=item.device).view(item.shape)
+            return keys.flatten(0, 1), row
+        raise ValueError(
+            f"keys has shape {tuple(keys.shape)}; it must be ({self.items.n_rows}, {width}) "
+            f"for the catalogue or {(*item.shape, width)} for these events"
+        )
 
     def query(self, items: Items) -> Tensor:
         """(B, C) candidates -> (B, C, A, d_k), ``qᵀ W^q``."""
         return self.relevance.query(inherent(self.items, items.id))
 
-    def _history(self, state: Prefilled) -> tuple[Tensor, Tensor]:
+    def _history(self, state: TwinState) -> tuple[Tensor, Tensor]:
         """Keys (B, A, L, d_k) and bias (B, 1, A, L) of the whole history."""
-        keys = F.embedding(state.row, state.keys)
+        cross = state.cross.transpose(0, 1)
+        keys = by_head(state.row, state.keys, self.config.n_heads)
         if state.cross_keys is not None:
-            keys = keys + lookup(state.cross, state.cross_keys)
-        keys = keys.unflatten(-1, (self.config.n_heads, -1))
-        return keys.transpose(1, 2), lookup(state.cross, state.bias).transpose(1, 2)[:, None]
+            for ids in cross:
+                keys = keys + by_head(ids, state.cross_keys, self.config.n_heads)
+        return keys, lookup(cross, state.bias).transpose(1, 2)[:, None]
 
-    @torch.no_grad()
-    def search(self, state: Prefilled, query: Tensor, k: int | None = None) -> Hits:
+    def search(self, state: TwinState, items: Items, k: int | None = None) -> Hits:
         """GSU: the K most relevant events of the whole history for every candidate.
 
         Args:
-            state: from ``prefill``. query: (B, C, A, d_k). k: None is the configuration's.
+            state: from ``prefill``. items: (B, C). k: None is the configuration's.
 
         Returns:
-            Hits (B, C, min(K, L)), in the order of collection. A matrix product may round copies
-            of one event differently, so ties are broken by recency only where scores are equal.
+            Hits (B, C, min(K, L)), in the order of collection, without gradient. A matrix product
+            may round copies of one event differently, so ties are broken by recency only where
+            scores are equal.
         """
+        return self.find(state, self.query(items), k)
+
+    @torch.no_grad()
+    def find(self, state: TwinState, query: Tensor, k: int | None = None) -> Hits:
+        """``search`` with the candidates' queries (B, C, A, d_k) made already."""
         c, k = self.config, self.config.k if k is None else k
         keys, bias = self._history(state)
         bias = bias.masked_fill(~state.mask[:, None, None], -torch.inf)
@@ -302,22 +328,31 @@ class Twin(nn.Module):
         trace.record("gsu.mask", found.mask)
         return found
 
-    def score(self, state: Prefilled, query: Tensor, found: Hits) -> Tensor:
-        """ESU: attention over the finalists, everything but the selection with gradient.
+    def score(self, state: TwinState, items: Items, found: Hits | None = None) -> Tensor:
+        """ESU: attention over what was found, everything but the selection with gradient.
 
         Args:
-            state: from ``prefill``. query: (B, C, A, d_k). found: (B, C, K) from ``search``.
+            state: from ``prefill``. items: (B, C).
+            found: (B, C, K) from ``search``; None searches, or in training with ``gsu_gradient``
+                attends to the whole history.
 
         Returns:
-            (B, C, d_out), and A more with ``null``.
+            (B, C, out_dim).
         """
+        query = self.query(items)
+        if found is None and self.training and self.config.gsu_gradient:
+            return self.attend_to_all(state, query)
+        return self.attend(state, query, self.find(state, query) if found is None else found)
+
+    def attend(self, state: TwinState, query: Tensor, found: Hits) -> Tensor:
+        """The ESU for queries (B, C, A, d_k) and their finalists (B, C, K): (B, C, out_dim)."""
         (_, n, k), heads = found.index.shape, self.config.n_heads
         item, row = found.gather(state.item), found.gather(state.row)
         keys = state.keys
         if not state.fresh:
             keys, row = project_once(self.items, item, self.relevance.w_h)
         keys = F.embedding(row, keys)
-        cross = torch.stack([found.gather(ids) for ids in state.cross])
+        cross = torch.stack([found.gather(ids) for ids in state.cross.unbind(1)])
         if state.cross_keys is not None:
             keys = keys + lookup(cross, state.cross_keys)
         keys = keys.unflatten(-1, (heads, -1))  # (B, C, K, A, d_k)
@@ -329,32 +364,16 @@ class Twin(nn.Module):
         values = self.esu.values(table, row, self.cross, cross)
         return self.esu(alpha, found.mask[:, :, None], values, "bcak,bckad->bcad")
 
-    def score_all(self, state: Prefilled, query: Tensor) -> Tensor:
+    def attend_to_all(self, state: TwinState, query: Tensor) -> Tensor:
         """The ESU over the whole history, as if K were L: gradients reach every event."""
         alpha = self.relevance(query, *self._history(state))
         table, row = project_once(self.items, state.item, self.esu.w_v)
-        values = self.esu.values(table, row, self.cross, state.cross)
+        values = self.esu.values(table, row, self.cross, state.cross.transpose(0, 1))
         return self.esu(alpha, state.mask[:, None, None], values, "bcak,bkad->bcad")
 
-    def with_recent(
-        self, long: Tensor, events: Events, items: Items, request_time: Tensor
-    ) -> Tensor:
-        """The long branch (B, C, ·), and beside it the short one if there is one."""
-        if self.short is None:
-            return long
-        recent = self.short(events[:, : self.config.short], items, request_time)
-        return torch.cat([long, recent], dim=-1)
-
-    def forward(
-        self, events: Events, items: Items, request_time: Tensor, keys: Tensor | None = None
-    ) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim). ``keys``: see ``prefill``."""
-        state, query = self.prefill(events, request_time, keys), self.query(items)
-        if self.training and self.config.gsu_gradient:
-            long = self.score_all(state, query)
-        else:
-            long = self.score(state, query, self.search(state, query))
-        return self.with_recent(long, events, items, request_time)
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call in evaluation, keys not handed in."""
@@ -368,9 +387,18 @@ class Twin(nn.Module):
         total += self.cross.flops(width_k) if c.raw else 0
         total += 2 * pairs * (length * width_k + k * (width_k + width_v))  # GSU, ESU
         total += 2 * pairs * width_v * c.d_out  # W^o
-        if self.short is not None:
-            total += self.short.flops(n_requests, n_candidates, min(c.short, length))
         return total
+
+
+def by_head(row: Tensor, table: Tensor, n_heads: int) -> Tensor:
+    """row (B, L) of a table (n, A·d) -> (B, A, L, d), gathered in that order, nothing transposed."""
+    head = torch.arange(n_heads, device=row.device)[:, None]
+    return F.embedding(row[:, None] * n_heads + head, table.reshape(len(table) * n_heads, -1))
+
+
+def twin(embed: EventEmbedding, spec: DataSpec, config: TwinConfig) -> nn.Module:
+    """TWIN with its short branch."""
+    return beside_recent(Twin(embed, spec, config), embed, spec, config.short)
 
 
 _CARD = dict(
@@ -391,7 +419,7 @@ register(
         **_CARD,
     ),
     TwinConfig,
-    Twin,
+    twin,
 )
 register(
     ModelCard(
@@ -402,6 +430,6 @@ register(
         **_CARD,
     ),
     TwinConfig,
-    Twin,
+    twin,
     null=True,
 )

@@ -1,14 +1,24 @@
 """Blocks that two models or more share."""
 
 from .attention import Encoder, EncoderLayer, SelfAttention, fuse
+from .beside import Beside, BesideState
 from .dcn import CrossNetwork
-from .embedding import ActionIds, EmbeddingConfig, EventEmbedding, ItemEmbedding, MiniBatchAwareL2
+from .embedding import (
+    ActionIds,
+    EmbeddingConfig,
+    EventEmbedding,
+    ItemEmbedding,
+    MiniBatchAwareL2,
+    action_table,
+)
 from .heads import MLP, TaskHeads
 from .time import LogBucketEncoding, PeriodicEncoding, log_bucket
 
 __all__ = [
     "MLP",
     "ActionIds",
+    "Beside",
+    "BesideState",
     "CrossNetwork",
     "EmbeddingConfig",
     "Encoder",
@@ -20,6 +30,7 @@ __all__ = [
     "PeriodicEncoding",
     "SelfAttention",
     "TaskHeads",
+    "action_table",
     "fuse",
     "log_bucket",
 ]

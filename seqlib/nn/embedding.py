@@ -14,6 +14,7 @@ from .time import LogBucketEncoding
 
 WATCH_EDGES = (0.1, 0.25, 0.5, 0.8, 1.2)  # watch ratios between the six watch buckets
 NEGATIVE_ACTIONS = ("hide",)  # everything else that a user does to an item counts for it
+MOST_IN_A_TABLE = 6  # actions whose 2^A sets get a row each
 MINUTE = 60.0
 
 
@@ -123,7 +124,8 @@ class ActionIds(nn.Module):
         spec: the data set, for its actions and whether watching means something.
 
     Attributes:
-        n_sets: number of bit sets. size: number of ids.
+        n_actions: A. n_sets: number of bit sets, 2^A. n_buckets: of watching, 1 without it.
+        size: number of ids.
         positive_bits: bits of all actions but ``NEGATIVE_ACTIONS``.
     """
 
@@ -131,8 +133,11 @@ class ActionIds(nn.Module):
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
-        self.watch, self.n_sets = spec.watch, 2 ** len(spec.actions)
-        self.size = self.n_sets * (len(WATCH_EDGES) + 1 if spec.watch else 1)
+        self.watch = spec.watch
+        self.n_actions = len(spec.actions)
+        self.n_sets = 2**self.n_actions
+        self.n_buckets = len(WATCH_EDGES) + 1 if spec.watch else 1
+        self.size = self.n_sets * self.n_buckets
         self.positive_bits = sum(
             2**bit for bit, name in enumerate(spec.actions) if name not in NEGATIVE_ACTIONS
         )
@@ -151,6 +156,46 @@ class ActionIds(nn.Module):
         return (events.action & self.positive_bits) > 0
 
 
+class ActionSets(nn.Module):
+    """Action ids -> vectors where a table of all sets would be too large: a row per action, summed.
+
+    Args:
+        ids: what the ids mean. dim: D.
+        first: the smallest id; below it is padding, the zero vector.
+    """
+
+    def __init__(self, ids: ActionIds, dim: int, first: int = 0) -> None:
+        super().__init__()
+        self.n_actions = ids.n_actions
+        self.first = first
+        self.action = nn.Parameter(torch.randn(ids.n_actions, dim) * 0.1)
+        self.watch = nn.Parameter(torch.randn(ids.n_buckets, dim) * 0.1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(…) int64 -> (…, D)."""
+        code = (ids - self.first).clamp_min(0)
+        bits = code[..., None] >> torch.arange(self.n_actions, device=ids.device) & 1
+        vectors = bits.to(self.action.dtype) @ self.action
+        vectors = vectors + F.embedding(code >> self.n_actions, self.watch)
+        return vectors * (ids >= self.first)[..., None]
+
+
+def action_table(ids: ActionIds, dim: int, padding: bool = False) -> nn.Module:
+    """Action ids -> vectors: one row per set of up to six actions, beyond that a sum of rows.
+
+    With its own row, a like together with a share may mean something else than both in turn.
+
+    Args:
+        ids: what the ids mean. dim: D.
+        padding: ids are one higher, and 0 is padding with the zero vector.
+    """
+    if ids.n_actions > MOST_IN_A_TABLE:
+        return ActionSets(ids, dim, int(padding))
+    table = nn.Embedding(ids.size + padding, dim, padding_idx=PAD if padding else None)
+    nn.init.normal_(table.weight[1:] if padding else table.weight, std=0.1)
+    return table
+
+
 class EventEmbedding(nn.Module):
     """Event -> token: ``e_j = x_item + a_action + t_age + r_rank``, zero where there is no event.
 
@@ -166,8 +211,7 @@ class EventEmbedding(nn.Module):
         super().__init__()
         self.items, self.config, self.ids = items, config, ActionIds(spec)
         if config.use_action:
-            self.action = nn.Embedding(self.ids.size, config.dim)
-            nn.init.normal_(self.action.weight, std=0.1)
+            self.action = action_table(self.ids, config.dim)
         if config.use_time:
             self.age = LogBucketEncoding(config.time_buckets, config.dim, unit=MINUTE)
         if config.use_rank:

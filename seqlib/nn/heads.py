@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ..data.schema import Task
+
 
 class MLP(nn.Module):
     """Linear layers with an activation after each.
@@ -38,30 +40,44 @@ class MLP(nn.Module):
 
 
 class TaskHeads(nn.Module):
-    """One logit per task: ``W_deep h + W_wide x + b``, where b starts at the tasks' base rates.
+    """One output per task: ``W_deep h + W_wide x + b``, where b starts at the tasks' base rates.
 
     A bias that starts at ``logit(mean label)`` saves the first hundreds of steps, which would
-    otherwise be spent on learning that clicks are rare.
+    otherwise be spent on learning that clicks are rare. A real-valued task starts at its mean.
 
     Args:
-        deep_dim: width of the MLP's output. wide_dim: width of the raw features (a linear skip).
-        base_rates: mean label of each task, in (0, 1).
+        deep_dim: width of the MLP's output.
+        wide_dim: width of the raw features (a linear skip).
+        base_rates: mean label of each task; of a binary one in (0, 1).
+        tasks: their kinds; empty takes all for binary.
     """
 
-    def __init__(self, deep_dim: int, wide_dim: int, base_rates: Sequence[float]) -> None:
+    def __init__(
+        self,
+        deep_dim: int,
+        wide_dim: int,
+        base_rates: Sequence[float],
+        tasks: Sequence[Task] = (),
+    ) -> None:
         super().__init__()
-        if not all(0 < r < 1 for r in base_rates):
-            raise ValueError(f"base_rates is {tuple(base_rates)}; each must lie between 0 and 1")
+        kinds = [task.kind for task in tasks] or ["binary"] * len(base_rates)
+        start = [_logit(r) if k == "binary" else r for r, k in zip(base_rates, kinds, strict=True)]
         self.deep = nn.Linear(deep_dim, len(base_rates))
         self.wide = nn.Linear(wide_dim, len(base_rates), bias=False)
         with torch.no_grad():
-            self.deep.bias.copy_(torch.tensor([math.log(r / (1 - r)) for r in base_rates]))
+            self.deep.bias.copy_(torch.tensor(start))
             self.wide.weight.zero_()
 
     def forward(self, deep: Tensor, wide: Tensor) -> Tensor:
-        """(…, deep_dim), (…, wide_dim) -> logits (…, T)."""
+        """(…, deep_dim), (…, wide_dim) -> (…, T), logits of binary tasks."""
         return self.deep(deep) + self.wide(wide)
 
     def flops(self, n: int) -> int:
         """Matrix-multiply FLOPs for n rows."""
         return 2 * n * (self.deep.weight.numel() + self.wide.weight.numel())
+
+
+def _logit(rate: float) -> float:
+    if not 0 < rate < 1:
+        raise ValueError(f"a base rate is {rate}; of a binary task it must lie between 0 and 1")
+    return math.log(rate / (1 - rate))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.schema import DataSpec, Events
-from .embedding import MINUTE, ActionIds, ItemEmbedding
+from .embedding import MINUTE, MOST_IN_A_TABLE, ActionIds, ItemEmbedding
 from .time import log_bucket
 
 
@@ -65,16 +65,26 @@ class CrossFeatures(nn.Module):
     Age (minutes) and rank are read in log buckets, two per doubling; an age is counted back from
     the request, so it can't see the future. Action is the bit set with the watch bucket above it.
 
+    More than six actions are a feature each, and the watch bucket another: a row for every set of
+    them would be too many.
+
     Args:
         spec: the data set. dim: width of every feature (8 in TWIN).
-    """
 
-    NAMES = ("age", "rank", "action", "surface")
+    Attributes:
+        names: of the J features. sizes: values of each.
+    """
 
     def __init__(self, spec: DataSpec, dim: int = 8) -> None:
         super().__init__()
-        self.dim, self.action = dim, ActionIds(spec)
-        self.sizes = (42, 32, self.action.size, len(spec.surfaces))
+        self.dim = dim
+        self.action = ActionIds(spec)
+        done = {"action": self.action.size}
+        if self.action.n_actions > MOST_IN_A_TABLE:
+            done = {**dict.fromkeys(spec.actions, 2), "watch": self.action.n_buckets}
+        sizes = {"age": 42, "rank": 32, **done, "surface": len(spec.surfaces)}
+        self.names = tuple(sizes)
+        self.sizes = tuple(sizes.values())
         self.tables = nn.ParameterList(torch.randn(n, dim) * 0.5 for n in self.sizes)
 
     def forward(self, events: Events, request_time: Tensor) -> Tensor:
@@ -84,9 +94,15 @@ class CrossFeatures(nn.Module):
         age = log_bucket((request_time[:, None] - events.time) / MINUTE, self.sizes[0])
         rank = torch.arange(events.shape[1], device=device, dtype=torch.float32)
         rank = log_bucket(rank, self.sizes[1]).expand(events.shape)
-        surface = events.surface.clamp(0, self.sizes[3] - 1)
+        surface = events.surface.clamp(0, self.sizes[-1] - 1)
         first = torch.tensor((0, *self.sizes[:-1]), device=device).cumsum(0)
-        return torch.stack([age, rank, self.action(events), surface]) + first[:, None, None]
+        return torch.stack([age, rank, *self._done(events), surface]) + first[:, None, None]
+
+    def _done(self, events: Events) -> list[Tensor]:
+        code, n = self.action(events), self.action.n_actions
+        if n <= MOST_IN_A_TABLE:
+            return [code]
+        return [*(code >> bit & 1 for bit in range(n)), code >> n]
 
     def project(self, weight: Tensor) -> Tensor:
         """weight (J, dim, out) -> (n, out): ``E_j W_j`` for every value of every feature."""

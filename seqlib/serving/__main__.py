@@ -26,23 +26,15 @@ from tqdm.auto import tqdm
 from .. import runtime
 from ..data.dataset import Dataset
 from ..data.log import BatchLoader, Requests
-from ..data.schema import RequestBatch
+from ..data.schema import Request
 from ..models import registry
 from ..models.ranker import Ranker
 from ..train import FitConfig, fit
 from .bench import timings
 from .store import BLOCK_ROWS, DTYPES, KeyStore
-from .twin import (
-    PAPER_CYCLE,
-    PAPER_POOL,
-    PAPER_REDUCTION,
-    KeyProjector,
-    TwinServer,
-    break_even,
-    key_digest,
-    popular_head,
-    twin_of,
-)
+from .twin import TwinServer
+from .twin_keys import KeyProjector, key_digest, popular_head, twin_of
+from .twin_savings import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,29 +151,29 @@ def _build(args: argparse.Namespace) -> str:
     )
 
 
-def _requests(args: argparse.Namespace, data: Dataset) -> RequestBatch:
+def _requests(args: argparse.Namespace, data: Dataset) -> Request:
     requests: Requests = getattr(data, args.split)
     rows = np.asarray(args.rows)
     if (bad := rows[(rows < 0) | (rows >= len(requests))]).size:
         raise ValueError(f"row {bad[0]} is not in {args.split}: it has rows 0..{len(requests) - 1}")
-    return BatchLoader(data.log, requests, length=args.length).batch(rows)
+    return BatchLoader(data.log, requests, length=args.length).batch(rows).request
 
 
 def _serve(args: argparse.Namespace) -> str:
     data = Dataset.load(args.data)
-    model, batch = _load(args.model, data), _requests(args, data)
+    model, requests = _load(args.model, data), _requests(args, data)
     out = []
     with KeyStore.open(args.store, readonly=True) as store:
         store.verify()
         server = TwinServer(model, store, missing=args.missing, stale=args.stale)
-        for i in tqdm(range(len(batch)), desc="serving", unit=" requests", leave=False):
-            one = batch[i : i + 1]
+        for i in tqdm(range(len(requests)), desc="serving", unit=" requests", leave=False):
+            one = requests[i : i + 1]
             answer = server.answer(one)
             report, score = answer.reports[0], answer.probability[0]
             if args.json:
                 out.append(json.dumps({
                     "row": args.rows[i], "user": int(one.user[0]), "items": one.items.id[0].tolist(),
-                    "tasks": data.spec.tasks, "probability": score.tolist(),
+                    "tasks": data.spec.task_names, "probability": score.tolist(),
                     "report": {k: None if v != v else v
                                for k, v in dataclasses.asdict(report).items()},
                 }))  # fmt: skip
@@ -193,7 +185,7 @@ def _serve(args: argparse.Namespace) -> str:
                 f"row {args.rows[i]}, user {int(one.user[0])}: {report.events:,} events, "
                 f"{report.hits:,} hits, {report.misses:,} misses; mean and highest age {age}; "
                 f"keys {'of this model' if report.fresh else 'of another model'}",
-                "  item      " + "  ".join(f"{t:>10}" for t in data.spec.tasks),
+                "  item      " + "  ".join(f"{t:>10}" for t in data.spec.task_names),
             ]
             for item, row in zip(one.items.id[0].tolist(), score.tolist(), strict=True):
                 out.append(f"  {item:<8}  " + "  ".join(f"{p:>10.6f}" for p in row))

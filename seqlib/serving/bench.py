@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 from ..cost import interleaved
 from ..data.dataset import HasData
 from ..data.log import BatchLoader, EventLog, Requests
-from ..data.schema import FIRST_ID, RequestBatch
+from ..data.schema import FIRST_ID, Request
 from ..models.ranker import Ranker
 from .store import KeyStore
-from .twin import KeyProjector, TwinServer, twin_of
+from .twin import TwinServer
+from .twin_keys import KeyProjector, twin_of
 
 
-def one_long_life(log: EventLog, length: int, n_candidates: int, seed: int) -> RequestBatch:
+def one_long_life(log: EventLog, length: int, n_candidates: int, seed: int) -> Request:
     """A request with the log's newest events, of all users, as one history; drawn candidates."""
     order = np.argsort(log.time, kind="stable")[-length:]
     merged = EventLog.build(
@@ -37,7 +38,7 @@ def one_long_life(log: EventLog, length: int, n_candidates: int, seed: int) -> R
         surface=np.zeros(1, np.uint8), position=np.zeros(1, np.int32),
         items=np.maximum(seen, FIRST_ID)[None], labels=np.zeros((1, n_candidates, 1), np.uint8),
     )  # fmt: skip
-    return BatchLoader(merged, request, length=length).batch(np.zeros(1, np.int64))
+    return BatchLoader(merged, request, length=length).batch(np.zeros(1, np.int64)).request
 
 
 def timings(
@@ -72,11 +73,11 @@ def timings(
             KeyProjector(store, dtype=dtype).refresh(source, time.time())
             servers[name] = TwinServer(model, store)
         for c in tqdm(candidates, desc="timing", unit=" sizes", leave=False, disable=not bar):
-            batch = one_long_life(data.log, length, c, seed)
-            fns: dict[str, Callable[[], Any]] = {"projected now": partial(model, batch)}
+            request = one_long_life(data.log, length, c, seed)
+            fns: dict[str, Callable[[], Any]] = {"projected now": partial(model, request)}
             for name, server in servers.items():
-                fns[f"stored {name}"] = partial(server.answer, batch)
-            saved = {f"stored {n}": s.savings(batch) for n, s in servers.items()}
+                fns[f"stored {name}"] = partial(server.answer, request)
+            saved = {f"stored {n}": s.savings(request) for n, s in servers.items()}
             any_saved = next(iter(saved.values()))
             for name, t in interleaved(fns, rounds).items():
                 s = saved.get(name)
@@ -87,5 +88,5 @@ def timings(
                     "bias": any_saved.bias,
                 })  # fmt: skip
         for server in servers.values():
-            server.encoder.store.close()
+            server.store.close()
     return rows

@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..data.schema import DataSpec, Events, Items
-from ..nn import EventEmbedding
-from .pooling import max_pool
-from .registry import ModelCard, register
+from ...data.schema import DataSpec, Events, Items, Request
+from ...nn import EventEmbedding
+from ..pooling import UserVector, max_pool
+from ..registry import ModelCard, register
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,18 @@ class Recurrent(nn.Module):
         at = (lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, states.shape[-1])
         return states.gather(1, at)[:, 0]
 
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, out_dim)."""
-        v = self.state(events, request_time)[:, None].expand(-1, items.shape[1], -1)
+    def prefill(self, request: Request) -> UserVector:
+        """The state after the newest event, (B, D)."""
+        return UserVector(self.state(request.events, request.time))
+
+    def score(self, state: UserVector, items: Items) -> Tensor:
+        """The state, and its product with each candidate: (B, C, 2·D)."""
+        v = state.vector[:, None].expand(-1, items.shape[1], -1)
         return torch.cat([v, v * self.embed.items(items.id)], dim=-1)
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""

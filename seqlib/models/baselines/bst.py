@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .registry import ModelCard, register
-from .transact import TransAct, TransActConfig
+from ..registry import ModelCard, register
+from ..transact import TransActConfig, transact
 
 _SETTINGS: dict[str, Any] = dict(
     d_action=0, fusion="append", position="age", n_layers=1, rows="all", pool=False, window=0.0
@@ -37,7 +37,7 @@ for _name, _title, _positive in (
             departures=("positions added, not concatenated", "ReLU, one head"),
         ),
         TransActConfig,
-        TransAct,
+        transact,
         positive_only=_positive,
         **_SETTINGS,
     )

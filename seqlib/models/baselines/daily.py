@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import trace
-from ..data.schema import SECONDS_PER_DAY, DataSpec, Events, Items
-from ..nn import EventEmbedding
-from .pooling import Histogram, HistogramConfig
-from .registry import ModelCard, register
+from ... import trace
+from ...data.schema import SECONDS_PER_DAY, DataSpec, Events, Items, Request
+from ...nn import EventEmbedding
+from ..pooling import UserVector
+from ..registry import ModelCard, register
+from .histogram import Histogram, HistogramConfig
 
 
 class DailyUserEmbedding(nn.Module):
@@ -82,10 +83,18 @@ class Daily(nn.Module):
         self.user = DailyUserEmbedding(embed, spec, config.dim)
         self.match = nn.Linear(embed.items.dim, config.dim, bias=False)
 
-    def forward(self, events: Events, items: Items, request_time: Tensor) -> Tensor:
-        """(B, L), (B, C), (B,) -> (B, C, 2·dim)."""
-        v = self.user(events, request_time)[:, None].expand(-1, items.shape[1], -1)
+    def prefill(self, request: Request) -> UserVector:
+        """The daily vector, (B, dim)."""
+        return UserVector(self.user(request.events, request.time))
+
+    def score(self, state: UserVector, items: Items) -> Tensor:
+        """The vector, and its product with each candidate: (B, C, 2·dim)."""
+        v = state.vector[:, None].expand(-1, items.shape[1], -1)
         return torch.cat([v, v * self.match(self.items(items.id))], dim=-1)
+
+    def forward(self, request: Request) -> Tensor:
+        """B requests of C candidates -> (B, C, out_dim)."""
+        return self.score(self.prefill(request), request.items)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""

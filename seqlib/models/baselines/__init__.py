@@ -1,0 +1,1 @@
+"""What the systems of the course are held against."""
