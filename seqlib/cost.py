@@ -30,8 +30,15 @@ def _lstm_flops(x: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
     return 2 * x[0] * x[1] * w_x[0] * (w_x[1] + w_h[1])
 
 
-# PyTorch does not count these two kernels of CPUs.
+def _weighted_rows_flops(table: Any, ids: Any, *_: Any, **__: Any) -> int:
+    """Rows of a table (n, D) times their weights, summed per bag: ids (N,)."""
+    return 2 * ids[0] * table[1]
+
+
+# PyTorch does not count these kernels.
 _MISSING = {
+    torch.ops.aten._embedding_bag_forward_only: _weighted_rows_flops,
+    torch.ops.aten._embedding_bag: _weighted_rows_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
 }

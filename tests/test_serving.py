@@ -708,7 +708,8 @@ def test_multiply_adds_removed_are_counted(keys, model):
     assert fresh.request_cached == fresh.request - fresh.removed
     server.sync(moved(model))
     stale = server.savings(b)
-    assert stale.request_cached == stale.request - stale.removed + c * k * h * width
+    in_the_esu = c * k * (h + 1) * width  # the finalists' keys, and their scores
+    assert stale.request_cached == stale.request - stale.removed + in_the_esu
     KeyProjector(keys, np.arange(0, N + 2, 2)).refresh(model, 0.0)
     missing = b.events.item[b.events.item % 2 == 1].unique().numel()
     assert server.savings(b).projection_cached == missing * h * width

@@ -173,14 +173,14 @@ def test_fresh_search_finds_all_of_the_esus_top_100(name):
     """T-E1: consistency is 100 of 100 in float32 when nothing is stale."""
     encoder = seqlib.build(name, many_items(2_000), seed=0).eval().encoder.main
     b = histories(400, 250, n_items=2_000)
-    state, query = encoder.prefill(b), encoder.query(b.items)
+    state = encoder.prefill(b)
     assert hits_at_k(encoder.search(state, b.items), oracle(encoder, b, 100)).eq(100).all()
 
 
 def test_stored_keys_give_the_same_scores_and_the_same_result():
     """T-E2: α from stored rows equals α from a direct product."""
     b = histories(40, 17, 1, n_items=90)
-    encoder = seqlib.build("twin", many_items(90), seed=0, k=8).eval().encoder
+    encoder = seqlib.build("twin", many_items(90), seed=0, k=8).eval().encoder.main
     table = encoder.project_items().detach()
     assert table.shape == (92, 4 * 32)
     fetched = encoder.project_items(b.events.item.flatten()).view(*b.events.shape, -1).detach()
@@ -202,7 +202,6 @@ def test_stale_keys_reach_the_search_and_not_the_attention():
     stale = encoder.project_items().detach()
     with torch.no_grad():
         encoder.relevance.w_h.weight.add_(tiny.ramp(*encoder.relevance.w_h.weight.shape, scale=0.4))
-    query = encoder.query(b.items)
     fresh_state = encoder.prefill(b)
     stale_state = encoder.prefill(b, keys=stale)
     fresh, old = encoder.search(fresh_state, b.items), encoder.search(stale_state, b.items)
@@ -223,7 +222,7 @@ def test_keys_of_another_shape_are_refused():
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.integers(1, 14))
 def test_found_events_belong_to_the_history_and_none_comes_twice(lengths, k):
     encoder, b = build(k=k), tiny.request(lengths=tuple(lengths))
-    state, query = encoder.prefill(b), encoder.query(b.items)
+    state = encoder.prefill(b)
     found = encoder.search(state, b.items)
     for row, n in enumerate(lengths):
         for c in range(3):
@@ -252,7 +251,7 @@ def test_padding_and_the_order_of_events_change_nothing():
     want = run(encoder, b)
     padded = dataclasses.replace(b, events=b.events.pad(30))
     torch.testing.assert_close(run(encoder, padded), want)
-    state, query = encoder.prefill(b), encoder.query(b.items)
+    state = encoder.prefill(b)
     order = torch.tensor([3, 11, 0, 7, 5, 1, 10, 2, 9, 4, 8, 6])
     moved = dataclasses.replace(
         state,
@@ -283,7 +282,7 @@ def test_summed_selection_ranks_by_the_sum_over_heads():
 
 
 def _found(encoder, b):
-    state, query = encoder.prefill(b), encoder.query(b.items)
+    state = encoder.prefill(b)
     return encoder.search(state, b.items).index
 
 
@@ -306,7 +305,7 @@ def test_null_key_leaves_weight_and_hands_on_how_much_was_found():
     encoder, b = build("twin_evidence"), tiny.request(lengths=(6,), n_candidates=1)
     with torch.no_grad():
         encoder.esu.null.fill_(-30.0)  # next to no weight for "nothing"
-    state, query = encoder.prefill(b), encoder.query(b.items)
+    state = encoder.prefill(b)
     once, twice = torch.arange(6).view(1, 1, 6), torch.arange(12).view(1, 1, 12) % 6
     a = encoder.score(state, b.items, Hits(once, once >= 0))
     c = encoder.score(state, b.items, Hits(twice, twice >= 0))

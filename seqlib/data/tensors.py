@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-
 # Metadata of a dataclass field whose tensor has no request axis: slicing leaves it whole.
 SHARED = {"shared": True}
 

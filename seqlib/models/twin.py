@@ -173,8 +173,8 @@ class ExactSearch(nn.Module):
         v = F.embedding(row, table) + lookup(ids, cross.project(self.w_v_cross))
         return v.unflatten(-1, (self.n_heads, -1))
 
-    def forward(self, alpha: Tensor, mask: Tensor, values: Tensor, pattern: str) -> Tensor:
-        """α (B, C, A, n), mask, values -> (B, C, d_out), A more with a null key; 0 if no event."""
+    def weights(self, alpha: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """α (B, C, A, n) and mask -> softmax over real events, and what else the ranker is told."""
         if self.null is None:
             low = torch.finfo(alpha.dtype).min
             weights, evidence = alpha.masked_fill(~mask, low).softmax(-1) * mask, []
@@ -184,8 +184,39 @@ class ExactSearch(nn.Module):
             total = F.pad(over, (1, 0)).logsumexp(-1)
             weights, evidence = (over - total[..., None]).exp(), [total]
         trace.record("esu.weights", weights)
+        return weights, evidence
+
+    def forward(self, alpha: Tensor, mask: Tensor, values: Tensor, pattern: str) -> Tensor:
+        """α (B, C, A, n), mask, values -> (B, C, d_out), A more with a null key; 0 if no event."""
+        weights, evidence = self.weights(alpha, mask)
         heads = torch.einsum(pattern, weights, values)
         return torch.cat([self.w_o(heads.flatten(2)), *evidence], dim=-1)
+
+    def pooled(
+        self, alpha: Tensor, mask: Tensor, table: Tensor, row: Tensor, cross: Tensor, ids: Tensor
+    ) -> Tensor:
+        """``forward`` without the (B, C, K, A, d_v) values: weighted rows are summed as they are read.
+
+        Args:
+            alpha: (B, C, A, K). mask: (B, C, 1, K).
+            table: (n, A·d_v) values of items. row: (B, C, K) into it.
+            cross: (m, A·d_v) values of cross features. ids: (J, B, C, K) into it.
+        """
+        weights, evidence = self.weights(alpha, mask)
+        heads = self._bag(table, row[None], weights) + self._bag(cross, ids, weights)
+        return torch.cat([self.w_o(heads.flatten(2)), *evidence], dim=-1)
+
+    def _bag(self, table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """``Σ_k w_k Σ_j table[ids_jk]`` per head: ids (J, B, C, K), weights -> (B, C, A, d_v)."""
+        n_features, (b, c, a, k) = len(ids), weights.shape
+        head = torch.arange(a, device=ids.device)[:, None]
+        rows = [x[:, :, None] * a + head for x in ids]  # (B, C, A, K) each
+        bags = torch.cat(rows, dim=-1).view(b * c * a, n_features * k)
+        scale = weights.repeat(1, 1, 1, n_features).view(b * c * a, n_features * k)
+        by_head = table.reshape(len(table) * a, -1)
+        return F.embedding_bag(
+            bags, by_head, mode="sum", per_sample_weights=scale.to(by_head)
+        ).view(b, c, a, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,24 +340,28 @@ class Twin(nn.Module):
             may round copies of one event differently, so ties are broken by recency only where
             scores are equal.
         """
-        return self.find(state, self.query(items), k)
+        return self.find(state, self.query(items), k)[0]
 
     @torch.no_grad()
-    def find(self, state: TwinState, query: Tensor, k: int | None = None) -> Hits:
-        """``search`` with the candidates' queries (B, C, A, d_k) made already."""
+    def find(self, state: TwinState, query: Tensor, k: int | None = None) -> tuple[Hits, Tensor]:
+        """``search`` for queries (B, C, A, d_k): the hits, and α (B, C, A, K) of each of them."""
         c, k = self.config, self.config.k if k is None else k
         keys, bias = self._history(state)
         bias = bias.masked_fill(~state.mask[:, None, None], -torch.inf)
+        of_hits: list[Tensor] = []
 
         def select(part: slice) -> Hits:
             alpha = self.relevance(query[:, part], keys, bias)
             trace.record("gsu.scores", alpha)
-            return topk(alpha.sum(2), k) if c.selection == "sum" else round_robin_topk(alpha, k)
+            hits = topk(alpha.sum(2), k) if c.selection == "sum" else round_robin_topk(alpha, k)
+            index = hits.index[:, :, None].expand(-1, -1, c.n_heads, -1)
+            of_hits.append(alpha.gather(-1, index))
+            return hits
 
         found = by_candidates(select, query.shape[1], c.n_heads * state.mask.numel(), c.budget)
         trace.record("gsu.index", found.index)
         trace.record("gsu.mask", found.mask)
-        return found
+        return found, torch.cat(of_hits, dim=1)
 
     def score(self, state: TwinState, items: Items, found: Hits | None = None) -> Tensor:
         """ESU: attention over what was found, everything but the selection with gradient.
@@ -340,29 +375,55 @@ class Twin(nn.Module):
             (B, C, out_dim).
         """
         query = self.query(items)
-        if found is None and self.training and self.config.gsu_gradient:
+        if found is not None:
+            return self.attend(state, query, found)
+        if self.training and self.config.gsu_gradient:
             return self.attend_to_all(state, query)
-        return self.attend(state, query, self.find(state, query) if found is None else found)
+        return self.attend(state, query, *self.find(state, query))
 
-    def attend(self, state: TwinState, query: Tensor, found: Hits) -> Tensor:
-        """The ESU for queries (B, C, A, d_k) and their finalists (B, C, K): (B, C, out_dim)."""
-        (_, n, k), heads = found.index.shape, self.config.n_heads
-        item, row = found.gather(state.item), found.gather(state.row)
-        keys = state.keys
-        if not state.fresh:
-            keys, row = project_once(self.items, item, self.relevance.w_h)
-        keys = F.embedding(row, keys)
+    def attend(
+        self, state: TwinState, query: Tensor, found: Hits, alpha: Tensor | None = None
+    ) -> Tensor:
+        """The ESU for queries and their finalists.
+
+        Where no gradient is wanted and the keys are fresh, the search's own scores are the ESU's:
+        nothing is scored twice. With stale keys it makes its own.
+
+        Args:
+            state: from ``prefill``. query: (B, C, A, d_k). found: (B, C, K).
+            alpha: (B, C, A, K), the search's scores of what it found; None makes them.
+
+        Returns:
+            (B, C, out_dim).
+        """
+        (_, n, k), mask = found.index.shape, found.mask[:, :, None]
+        item = found.gather(state.item)
         cross = torch.stack([found.gather(ids) for ids in state.cross.unbind(1)])
-        if state.cross_keys is not None:
-            keys = keys + lookup(cross, state.cross_keys)
-        keys = keys.unflatten(-1, (heads, -1))  # (B, C, K, A, d_k)
-        alpha = self.relevance(query, keys, lookup(cross, state.bias).transpose(2, 3))
         # The smaller set is projected: the history once, or every candidate's finalists.
         history = state.item.shape[1] <= n * k
         table, row = project_once(self.items, state.item if history else item, self.esu.w_v)
         row = found.gather(row) if history else row
-        values = self.esu.values(table, row, self.cross, cross)
-        return self.esu(alpha, found.mask[:, :, None], values, "bcak,bckad->bcad")
+        if alpha is None or not state.fresh or torch.is_grad_enabled():
+            alpha = self._alpha(state, query, found, item, cross)
+        if torch.is_grad_enabled():
+            values = self.esu.values(table, row, self.cross, cross)
+            return self.esu(alpha, mask, values, "bcak,bckad->bcad")
+        of_cross = self.cross.project(self.esu.w_v_cross)
+        return self.esu.pooled(alpha, mask, table, row, of_cross, cross)
+
+    def _alpha(
+        self, state: TwinState, query: Tensor, found: Hits, item: Tensor, cross: Tensor
+    ) -> Tensor:
+        """(B, C, A, K): the score of every finalist, with gradient."""
+        if state.fresh:
+            keys, row = state.keys, found.gather(state.row)
+        else:
+            keys, row = project_once(self.items, item, self.relevance.w_h)
+        keys = F.embedding(row, keys)
+        if state.cross_keys is not None:
+            keys = keys + lookup(cross, state.cross_keys)
+        keys = keys.unflatten(-1, (self.config.n_heads, -1))  # (B, C, K, A, d_k)
+        return self.relevance(query, keys, lookup(cross, state.bias).transpose(2, 3))
 
     def attend_to_all(self, state: TwinState, query: Tensor) -> Tensor:
         """The ESU over the whole history, as if K were L: gradients reach every event."""
@@ -385,7 +446,8 @@ class Twin(nn.Module):
         total += 2 * d_inherent * width_v * min(valued, n_items)  # W^v
         total += self.cross.flops(c.n_heads) + self.cross.flops(width_v)
         total += self.cross.flops(width_k) if c.raw else 0
-        total += 2 * pairs * (length * width_k + k * (width_k + width_v))  # GSU, ESU
+        total += 2 * pairs * length * width_k  # α in the GSU, which the ESU takes over
+        total += 2 * pairs * k * width_v * (1 + len(self.cross.names))  # weighted rows in the ESU
         total += 2 * pairs * width_v * c.d_out  # W^o
         return total
 

@@ -64,23 +64,43 @@ def topk(scores: Tensor, k: int, mask: Tensor | None = None) -> Hits:
     k = min(k, length)
     # One more than asked for, to see whether the last place is shared with an event left out.
     value, index = scores.topk(min(k + 1, length), dim=-1)
-    tied = ((value[..., 1:] == value[..., :-1]) & (value[..., 1:] > -torch.inf)).any(-1)
+    same = (value[..., 1:] == value[..., :-1]) & (value[..., 1:] > -torch.inf)
+    edge = same[..., k - 1] if length > k else torch.zeros_like(value[..., 0], dtype=torch.bool)
     value, index = value[..., :k], index[..., :k]
-    if tied.any():
-        value, index = value.clone(), index.clone()
-        value[tied], index[tied] = _by_recency(scores[tied], value[tied][:, -1:], k)
+    if edge.any():
+        index = index.clone()
+        index[edge] = _first_at_the_edge(scores[edge], value[edge], index[edge])
+    if same.any():
+        value, index = _by_recency(value, index)
     found = value > -torch.inf
     return Hits(index.where(found, 0), found)
 
 
-def _by_recency(scores: Tensor, last: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Rows (r, L) with equal scores: all above the k-th score ``last`` (r, 1), then the newest at
-    it."""
-    above, at = scores > last, scores == last
-    take = above | (at & (at.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
-    index = take.nonzero()[:, 1].view(-1, k)  # ascending
-    value, order = scores.gather(1, index).sort(dim=-1, descending=True, stable=True)
-    return value, index.gather(1, order)
+def _by_recency(value: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """What was found, (…, k) each, with equal scores in order of their index."""
+    index, order = index.sort(dim=-1)
+    value, order = value.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return value, index.gather(-1, order)
+
+
+def _first_at_the_edge(scores: Tensor, value: Tensor, index: Tensor) -> Tensor:
+    """Rows (r, L) where the k-th score is shared with events left out: the newest of these come in.
+
+    Args:
+        scores: (r, L). value, index: (r, k), any k best.
+
+    Returns:
+        (r, k) indices; those above the k-th score stay.
+    """
+    k = value.shape[1]
+    row, at = (scores == value[:, -1:]).nonzero(as_tuple=True)  # by row, then newest first
+    n_at = torch.bincount(row, minlength=len(scores))
+    place = torch.arange(len(row), device=row.device) - (n_at.cumsum(0) - n_at)[row]
+    above = (value > value[:, -1:]).sum(1)
+    fits = place < (k - above)[row]
+    index = index.clone()
+    index[row[fits], (above[row] + place)[fits]] = at[fits]
+    return index
 
 
 def round_robin_topk(scores: Tensor, k: int, mask: Tensor | None = None) -> Hits:

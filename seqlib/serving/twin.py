@@ -175,8 +175,8 @@ class TwinServer:
         query = twin.query(request.items)
         with self.snapshot() as view:
             state, reports = self.prefill(view, request, time.time() if now is None else now)
-            found = twin.find(search_state(state), query)
-            history = twin.attend(search_state(state), query, found)
+            found, alpha = twin.find(search_state(state), query)
+            history = twin.attend(search_state(state), query, found, alpha)
         if isinstance(encoder, Beside):
             history = encoder.join(history, state, request.items)
         outputs = self.model.rank(request, history)
