@@ -26,12 +26,13 @@ from seqlib.models import registry
 from seqlib.search import hits_at_k
 from seqlib.serving import (
     KeyProjector,
-    KeyStore,
+    RowStore,
     StoreError,
     StoreFullError,
     TwinServer,
     VersionError,
-    store,
+    disk,
+    manifest,
     twin_savings,
 )
 from seqlib.serving import __main__ as cli
@@ -46,12 +47,12 @@ def of_state(state: int):
     return lambda ids: np.stack([ids, *[np.full(len(ids), state)] * 2], 1).astype(np.float32)
 
 
-def write(keys: KeyStore, state: int, ids=IDS, **options):
-    options = {"dim": 3, "catalogue": "c", "block_rows": 16, "at": float(state), **options}
+def write(keys: RowStore, state: int, ids=IDS, **options):
+    options = {"shape": (3,), "catalogue": "c", "block_rows": 16, "at": float(state), **options}
     return keys.refresh(ids, of_state(state), version=f"v{state}", **options)
 
 
-def state_of(keys: KeyStore) -> int:
+def state_of(keys: RowStore) -> int:
     """The one state that all rows, the manifest and the checksums agree on."""
     keys.verify()
     with keys.snapshot() as view:
@@ -63,14 +64,14 @@ def state_of(keys: KeyStore) -> int:
     return int(state)
 
 
-def entries(keys: KeyStore) -> int:
-    return keys._env.stat()["entries"]
+def entries(keys: RowStore) -> int:
+    return keys.disk.env.stat()["entries"]
 
 
 @pytest.fixture
 def path(tmp_path):
     """A store in state 1."""
-    with KeyStore.open(tmp_path / "keys", create=True) as keys:
+    with RowStore.open(tmp_path / "keys", create=True) as keys:
         write(keys, 1)
     return tmp_path / "keys"
 
@@ -96,8 +97,8 @@ def forked(work) -> int:
 @pytest.mark.parametrize("block_rows", [1, 16, 100, 1000])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rows_come_back_in_any_order_repeated_or_not(tmp_path, block_rows, dtype):
-    with KeyStore.open(tmp_path / "k", create=True) as keys:
-        write(keys, 1, block_rows=block_rows, dtype=dtype)
+    with RowStore.open(tmp_path / "k", create=True) as keys:
+        write(keys, 1, block_rows=block_rows, codec=dtype)
         want = torch.tensor([[7, 7, 99], [0, 100, -3]])
         with keys.snapshot() as view:
             rows, found = view.get(want)
@@ -121,7 +122,7 @@ def test_only_what_was_put_in_is_found():
 
 
 def test_partial_store_reports_misses_and_has_no_table(tmp_path):
-    with KeyStore.open(tmp_path / "k", create=True) as keys:
+    with RowStore.open(tmp_path / "k", create=True) as keys:
         write(keys, 1, ids=np.array([9, 4, 2]))
         with keys.snapshot() as view:
             rows, found = view.get(torch.arange(12))
@@ -132,7 +133,7 @@ def test_partial_store_reports_misses_and_has_no_table(tmp_path):
 
 
 def test_a_whole_catalogue_is_read_without_a_copy(tmp_path):
-    with KeyStore.open(tmp_path / "k", create=True) as keys:
+    with RowStore.open(tmp_path / "k", create=True) as keys:
         write(keys, 1, block_rows=100)
         with keys.snapshot() as view:
             table = view.table()
@@ -147,7 +148,7 @@ def test_a_whole_catalogue_is_read_without_a_copy(tmp_path):
 
 
 def test_a_closed_snapshot_is_not_read(path):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         with keys.snapshot() as view:
             pass
         with pytest.raises(StoreError, match="the snapshot is closed; read inside its 'with'"):
@@ -155,7 +156,7 @@ def test_a_closed_snapshot_is_not_read(path):
 
 
 def test_slices_grow_old_and_are_renewed_in_turn(path):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         for state in range(2, 14):  # more than nine generations: their order is that of numbers
             part = IDS[(state - 2) % 4 * 25 :][:25]
             keys.update(part, of_state(state), version=f"v{state}", at=float(state))
@@ -174,11 +175,11 @@ def test_slices_grow_old_and_are_renewed_in_turn(path):
 
 
 def test_a_missing_store_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none holds no key store: build one first"):
-        KeyStore.open(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="none holds no row store: build one first"):
+        RowStore.open(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     with (
-        KeyStore.open(tmp_path / "new", create=True) as keys,
+        RowStore.open(tmp_path / "new", create=True) as keys,
         pytest.raises(StoreError, match="has no rows yet; its first build never finished"),
         keys.snapshot(),
     ):
@@ -192,11 +193,11 @@ def test_a_truncated_file_is_named(path, keep):
     os.truncate(data, int(keep * size) if isinstance(keep, float) else keep + size * (keep < 0))
     for readonly in (True, False):
         with pytest.raises(StoreError, match="keys is truncated: data.mdb has .*build it again"):
-            KeyStore.open(path, readonly=readonly)
+            RowStore.open(path, readonly=readonly)
 
 
 def test_a_file_cut_under_a_reader_is_named(path):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         os.truncate(path / "data.mdb", 12_000)
         with pytest.raises(StoreError, match="truncated"), keys.snapshot():
             pass
@@ -207,28 +208,28 @@ def test_damage_is_found_by_its_checksum(path):
     row = of_state(1)(np.array([50])).tobytes()
     raw[raw.index(row) + 1] ^= 0xFF
     (path / "data.mdb").write_bytes(raw)
-    with KeyStore.open(path) as keys, pytest.raises(StoreError, match="damaged: rows 3 of gen"):
+    with RowStore.open(path) as keys, pytest.raises(StoreError, match="damaged: rows 3 of gen"):
         keys.verify()
 
 
 def test_other_files_and_formats_are_named(path, monkeypatch):
-    with KeyStore.open(path) as keys:
-        monkeypatch.setattr(store, "FORMAT", 2)
-        with pytest.raises(StoreError, match="a key store of format 1; this seqlib reads format 2"):
+    with RowStore.open(path) as keys:
+        monkeypatch.setattr(manifest, "FORMAT", 3)
+        with pytest.raises(StoreError, match="a row store of format 2; this seqlib reads format 3"):
             keys.manifest()
         monkeypatch.undo()
-        with keys._env.begin(write=True) as txn:
+        with keys.disk.env.begin(write=True) as txn:
             head = json.loads(txn.get(b"manifest"))
-            txn.put(b"manifest", json.dumps({**head, "dim": 4}).encode())
+            txn.put(b"manifest", json.dumps({**head, "shape": [4]}).encode())
         with pytest.raises(StoreError, match="has a damaged manifest"):
             keys.manifest()
-        with keys._env.begin(write=True) as txn:
+        with keys.disk.env.begin(write=True) as txn:
             txn.put(b"manifest", b"{")
         with pytest.raises(StoreError, match="has no readable manifest"):
             keys.manifest()
     (path / "data.mdb").write_bytes(b"some other file " * 1000)
-    with pytest.raises(StoreError, match="is no readable key store; delete it and build it again"):
-        KeyStore.open(path)
+    with pytest.raises(StoreError, match="is no readable row store; delete it and build it again"):
+        RowStore.open(path)
 
 
 @pytest.mark.parametrize(
@@ -236,14 +237,14 @@ def test_other_files_and_formats_are_named(path, monkeypatch):
     [
         ({"version": "v2"}, r"has rows of model \['v1'\], this model is 'v2': refresh the store"),
         ({"catalogue": "d"}, r"was built for catalogue 'c', this model knows 'd'.* other items"),
-        ({"dim": 128}, r"has rows of width 3; this model needs 128"),
+        ({"shape": (128,)}, r"has rows of shape \(3,\); this model needs \(128,\)"),
     ],
 )
 def test_rows_of_another_model_are_refused(path, expect, message):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         with pytest.raises(StoreError, match=message), keys.snapshot(**expect):
             pass
-        with keys.snapshot(version="v1", catalogue="c", dim=3):
+        with keys.snapshot(version="v1", catalogue="c", shape=(3,)):
             pass
 
 
@@ -257,27 +258,27 @@ def test_rows_of_another_model_are_refused(path, expect, message):
     ],
 )
 def test_bad_rows_are_named_and_the_old_state_stays(path, rows, message):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         with pytest.raises(StoreError, match=message):
-            keys.refresh(IDS, rows, dim=3, version="v2", catalogue="c", at=2.0, dtype="float16",
+            keys.refresh(IDS, rows, shape=(3,), version="v2", catalogue="c", at=2.0, codec="float16",
                          block_rows=16)  # fmt: skip
         assert state_of(keys) == 1
 
 
 def test_bad_arguments_are_named(path):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         for options, message in (
-            ({"dtype": "int8"}, "dtype is 'int8'; it is one of float32, float16"),
+            ({"codec": "bf16"}, "codec is 'bf16'; it is one of float32, float16, int8:LIMIT, int4"),
             ({"block_rows": 0}, "block_rows is 0; it must be at least 1"),
             ({"ids": np.array([], int)}, "ids has 0 ids"),
             ({"ids": np.array([-1, 3])}, "give at least one, from 0"),
         ):
             with pytest.raises(StoreError, match=message):
                 write(keys, 2, **options)
-        with pytest.raises(StoreError, match="is open in this process; share one KeyStore"):
-            KeyStore.open(path)
+        with pytest.raises(StoreError, match="is open in this process; share one RowStore"):
+            RowStore.open(path)
     with (
-        KeyStore.open(path, readonly=True) as keys,
+        RowStore.open(path, readonly=True) as keys,
         pytest.raises(StoreError, match="opened read-only"),
     ):
         write(keys, 2)
@@ -293,13 +294,13 @@ def test_a_full_map_keeps_the_old_state(tmp_path, step):
         "refresh": lambda: write(keys, 2, ids=np.arange(10_000)),
         "update": lambda: fill_map(keys),
     }[step]
-    with KeyStore.open(tmp_path / "k", create=True, map_size=2**16) as keys:
+    with RowStore.open(tmp_path / "k", create=True, map_size=2**16) as keys:
         write(keys, 1)
         for _ in range(3):  # what failed leaves no garbage that fills the map
             with pytest.raises(StoreFullError, match=r"no room for .* the old state is unchanged"):
                 fill()
             assert state_of(keys) == 1
-    with KeyStore.open(tmp_path / "k") as keys:
+    with RowStore.open(tmp_path / "k") as keys:
         write(keys, 2)
         assert state_of(keys) == 2
         assert entries(keys) == 1 + len(keys.manifest().entries())
@@ -315,7 +316,7 @@ def fill_map(keys):
 def test_a_disk_without_room_keeps_the_old_state(path, monkeypatch):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
-        with KeyStore.open(path) as keys:
+        with RowStore.open(path) as keys:
             with pytest.raises(StoreFullError, match="old state is unchanged"):
                 write(keys, 2, ids=np.arange(10_000), block_rows=1000)
             assert state_of(keys) == 1  # the process goes on with it
@@ -331,8 +332,8 @@ def test_a_disk_without_room_keeps_the_old_state(path, monkeypatch):
             if stage.startswith("uncommitted rows 5"):
                 raise error
 
-        monkeypatch.setattr(store, "_at", full)
-        with KeyStore.open(path) as keys:
+        monkeypatch.setattr(disk, "_at", full)
+        with RowStore.open(path) as keys:
             with pytest.raises(StoreFullError, match="free disk space or raise map_size"):
                 write(keys, 2)
             assert state_of(keys) == 1
@@ -340,7 +341,7 @@ def test_a_disk_without_room_keeps_the_old_state(path, monkeypatch):
 
 def test_room_that_was_freed_is_used_again(path):
     """A hundred refreshes need the disk of two states, also when some of them fail."""
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         for state in range(2, 5):
             write(keys, state)
         size = (path / "data.mdb").stat().st_size
@@ -348,7 +349,7 @@ def test_room_that_was_freed_is_used_again(path):
             write(keys, state)
             with pytest.raises(StoreError, match="NaN"):
                 keys.refresh(IDS, lambda ids: np.full((len(ids), 3), np.nan if ids[0] else 0.0),
-                             dim=3, version="v", catalogue="c", at=0.0, block_rows=16)  # fmt: skip
+                             shape=(3,), version="v", catalogue="c", at=0.0, block_rows=16)  # fmt: skip
         assert (path / "data.mdb").stat().st_size <= size * 1.5
 
 
@@ -358,8 +359,8 @@ def test_an_interrupted_refresh_leaves_the_old_state_and_nothing_else(path, monk
         if stage == "rows 4 of generation 2":
             raise error
 
-    monkeypatch.setattr(store, "_at", stop)
-    with KeyStore.open(path) as keys:
+    monkeypatch.setattr(disk, "_at", stop)
+    with RowStore.open(path) as keys:
         with pytest.raises((type(error), StoreError)):
             write(keys, 2)
         assert state_of(keys) == 1
@@ -387,18 +388,18 @@ def killed_at(stage):
         if now == stage:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store._at = at
+    disk._at = at
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_refresh_leaves_the_old_state_or_the_new(path, stage):
     def refresh():
         killed_at(stage)
-        with KeyStore.open(path) as keys:
+        with RowStore.open(path) as keys:
             write(keys, 2)
 
     assert forked(refresh) == signal.SIGKILL
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         assert state_of(keys) == STAGES[stage]
         write(keys, 3)  # no lock is left, and the leftovers go
         assert state_of(keys) == 3
@@ -409,11 +410,11 @@ def test_a_killed_refresh_leaves_the_old_state_or_the_new(path, stage):
 def test_a_killed_slice_leaves_the_old_rows_or_the_new(path, stage):
     def renew():
         killed_at(stage)
-        with KeyStore.open(path) as keys:
+        with RowStore.open(path) as keys:
             keys.update(IDS[10:40], of_state(2), version="v2", at=2.0)
 
     assert forked(renew) == signal.SIGKILL
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         keys.verify()
         with keys.snapshot() as view:
             got = set(view.get(torch.arange(10, 40))[0][:, 1].tolist())
@@ -423,11 +424,11 @@ def test_a_killed_slice_leaves_the_old_rows_or_the_new(path, stage):
 def test_a_first_build_that_was_killed_is_no_store_yet(tmp_path):
     def build():
         killed_at("rows 3 of generation 1")
-        with KeyStore.open(tmp_path / "k", create=True) as keys:
+        with RowStore.open(tmp_path / "k", create=True) as keys:
             write(keys, 1)
 
     assert forked(build) == signal.SIGKILL
-    with KeyStore.open(tmp_path / "k", create=True) as keys:
+    with RowStore.open(tmp_path / "k", create=True) as keys:
         with pytest.raises(StoreError, match="its first build never finished"):
             keys.verify()
         write(keys, 1)
@@ -441,8 +442,8 @@ def test_killed_anywhere(path):
         read, wrote = os.pipe()
         pid = os.fork()
         if pid == 0:
-            store._at = lambda stage, to=wrote: os.write(to, b".")
-            with KeyStore.open(path) as keys:
+            disk._at = lambda stage, to=wrote: os.write(to, b".")
+            with RowStore.open(path) as keys:
                 for _ in range(1000):
                     write(keys, keys.manifest().generation + 1)
             os._exit(0)
@@ -453,7 +454,7 @@ def test_killed_anywhere(path):
         os.kill(pid, signal.SIGKILL)
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL
         os.close(read)
-        with KeyStore.open(path) as keys:
+        with RowStore.open(path) as keys:
             seen.add(state_of(keys))
             assert keys.manifest().generation == max(seen)
     assert len(seen) > 3
@@ -468,7 +469,7 @@ def test_a_reader_in_another_process_never_sees_a_mix(path):
     if pid == 0:
         seen = []
         try:
-            with KeyStore.open(path, readonly=True) as keys:
+            with RowStore.open(path, readonly=True) as keys:
                 while not seen or seen[-1] < 40:
                     with keys.snapshot() as view:
                         first = view.get(torch.arange(100))[0][:, 1]
@@ -483,7 +484,7 @@ def test_a_reader_in_another_process_never_sees_a_mix(path):
             os._exit(1)
         os._exit(0)
     os.close(wrote)
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
         for state in range(2, 41):
             os.read(read, 1)  # the reader has read since
             write(keys, state)
@@ -493,7 +494,7 @@ def test_a_reader_in_another_process_never_sees_a_mix(path):
 
 def test_threads_share_one_store(path):
     wrong, stop = [], threading.Event()
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
 
         def read():
             while not stop.is_set():
@@ -513,7 +514,7 @@ def test_threads_share_one_store(path):
 
 
 def test_a_snapshot_outlives_the_refreshes_after_it(path):
-    with KeyStore.open(path) as keys, keys.snapshot() as view:
+    with RowStore.open(path) as keys, keys.snapshot() as view:
         for state in range(2, 6):
             write(keys, state)
         assert view.get(torch.arange(100))[0][:, 1].eq(1).all()
@@ -521,14 +522,14 @@ def test_a_snapshot_outlives_the_refreshes_after_it(path):
 
 
 def test_two_refreshes_at_once_are_refused(path, monkeypatch):
-    with KeyStore.open(path) as keys:
+    with RowStore.open(path) as keys:
 
         def other(stage):
             if stage == "rows 2 of generation 2":
                 with pytest.raises(StoreError, match="is being refreshed by another process"):
                     write(keys, 9)
 
-        monkeypatch.setattr(store, "_at", other)
+        monkeypatch.setattr(disk, "_at", other)
         write(keys, 2)
         assert state_of(keys) == 2
 
@@ -545,7 +546,7 @@ def model():
 
 @pytest.fixture
 def keys(tmp_path):
-    with KeyStore.open(tmp_path / "twin", create=True) as opened:
+    with RowStore.open(tmp_path / "twin", create=True) as opened:
         yield opened
 
 
@@ -584,7 +585,7 @@ def test_the_stored_path_equals_forward(keys, name, layout):
 
 def test_half_precision_costs_less_than_a_thousandth(keys, model):
     """The ESU is exact; only which of two near events comes in may change."""
-    KeyProjector(keys, dtype="float16").refresh(model, 0.0)
+    KeyProjector(keys, codec="float16").refresh(model, 0.0)
     server, b = TwinServer(model, keys), batch()
     with torch.no_grad():
         want = model(b).sigmoid()
@@ -678,7 +679,7 @@ def test_what_does_not_fit_is_refused(keys, model, tmp_path):
         TwinServer(other, keys)
     with pytest.raises(VersionError, match="was built for another catalogue; refresh it whole"):
         KeyProjector(keys, slices=2).refresh_slice(other, 1.0)
-    with pytest.raises(StoreError, match="has rows of width 128; this model needs 16"):
+    with pytest.raises(StoreError, match=r"has rows of shape \(128,\); this model needs \(16,\)"):
         TwinServer(seqlib.build("twin", many_items(N), seed=0, n_heads=2, d_k=8), keys)
     with pytest.raises(ValueError, match="the model's encoder is .*; TWIN is served here"):
         TwinServer(seqlib.build("din", tiny.spec()), keys)
@@ -804,7 +805,7 @@ def test_build_serve_and_bench(capsys, world, tmp_path):
 
 def test_a_head_of_the_catalogue_in_half_precision(capsys, world, tmp_path):
     given = ("--model", world / "m0.safetensors", "--store", tmp_path / "k")
-    code, out, _ = run(capsys, world, "build", *given, "--cover", 0.8, "--dtype", "float16")
+    code, out, _ = run(capsys, world, "build", *given, "--cover", 0.8, "--codec", "float16")
     assert code == 0
     assert "x float16" in out
     assert "covers         80." in out
@@ -839,7 +840,7 @@ def test_a_model_is_trained_where_there_is_none(capsys, world, tmp_path, monkeyp
         ("build", {"model": "half.safetensors"}, "holds no saved model; it may be truncated"),
         ("build", {"model": "din.safetensors"}, "encoder is DIN; TWIN is served here"),
         ("build", {"cover": 0}, "share is 0.0; it must be in (0, 1]"),
-        ("serve", {"store": "nowhere"}, "nowhere holds no key store: build one first"),
+        ("serve", {"store": "nowhere"}, "nowhere holds no row store: build one first"),
         ("serve", {"rows": 999}, "row 999 is not in test: it has rows 0.."),
         ("bench", {"length": 10**7}, "--length 10,000,000 needs as many"),
     ],
@@ -865,7 +866,7 @@ def test_an_interruption_and_a_full_disk_leave_the_store(capsys, world, tmp_path
         if stage == "rows 2 of generation 2":
             raise error
 
-    monkeypatch.setattr(store, "_at", stop)
+    monkeypatch.setattr(disk, "_at", stop)
     error: BaseException = KeyboardInterrupt()
     assert run(capsys, world, "build", *given)[0] == 130
     error = OSError(28, "No space left on device")

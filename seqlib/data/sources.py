@@ -118,7 +118,9 @@ class Snapshots:
         self.snapshots = sorted(snapshots, key=lambda s: s.time)
         self.times = np.array([s.time for s in self.snapshots])
         if not len(self.times) or len(np.unique(self.times)) < len(self.times):
-            raise SchemaError(f"snapshots are of {self.times.tolist()}; each needs a time of its own")
+            raise SchemaError(
+                f"snapshots are of {self.times.tolist()}; each needs a time of its own"
+            )
         for s in self.snapshots:
             if s.log.n_users != log.n_users:
                 raise SchemaError(

@@ -1,6 +1,7 @@
 """Models behind a request: what was computed beforehand is fetched, the rest is computed now."""
 
-from .store import KeyStore, Manifest, Snapshot, StoreError, StoreFullError, VersionError
+from .manifest import Manifest, StoreError, StoreFullError, VersionError
+from .rows import RowStore, Snapshot
 from .twin import Answer, Report, TwinServer
 from .twin_keys import KeyProjector
 from .twin_savings import Savings
@@ -8,9 +9,9 @@ from .twin_savings import Savings
 __all__ = [
     "Answer",
     "KeyProjector",
-    "KeyStore",
     "Manifest",
     "Report",
+    "RowStore",
     "Savings",
     "Snapshot",
     "StoreError",

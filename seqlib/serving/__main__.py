@@ -31,7 +31,8 @@ from ..models import registry
 from ..models.ranker import Ranker
 from ..train import FitConfig, fit
 from .bench import timings
-from .store import BLOCK_ROWS, DTYPES, KeyStore
+from .codecs import codec
+from .rows import BLOCK_ROWS, RowStore
 from .twin import TwinServer
 from .twin_keys import KeyProjector, key_digest, popular_head, twin_of
 from .twin_savings import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even
@@ -68,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("build", help="project the items' keys into a store")
     build.add_argument("--store", type=Path, required=True, metavar="FOLDER")
-    build.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the rows")
+    build.add_argument("--codec", default="float32", metavar="NAME",
+                       help="of the rows: float32, float16, int8:LIMIT, int4")  # fmt: skip
     build.add_argument("--cover", type=float, default=1.0, metavar="SHARE",
                        help="only the popular items that make up this share of all events")  # fmt: skip
     build.add_argument("--slices", type=_positive, default=1, metavar="T",
@@ -126,10 +128,10 @@ def _build(args: argparse.Namespace) -> str:
         registry.save(model.eval(), args.model)
     ids = None if args.cover == 1 else popular_head(data.log.item, args.cover)
     with (
-        KeyStore.open(args.store, create=True) as store,
+        RowStore.open(args.store, create=True) as store,
         tqdm(desc="projecting keys", unit=" blocks", leave=False) as bar,
     ):
-        projector = KeyProjector(store, ids, args.slices, args.dtype, args.block_rows)
+        projector = KeyProjector(store, ids, args.slices, args.codec, args.block_rows)
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -144,9 +146,9 @@ def _build(args: argparse.Namespace) -> str:
         [
             f"model          {m.version}",
             f"generation     {m.generation}",
-            f"rows           {m.rows:,} of {n_items:,} items, {m.dim} x {m.dtype}",
+            f"rows           {m.rows:,} of {n_items:,} items, {m.shape[0]} x {m.codec}",
             f"covers         {covered:.1%} of the log's events",
-            f"rows' bytes    {m.rows * m.dim * DTYPES[m.dtype].itemsize:,}",
+            f"rows' bytes    {m.rows * codec(m.codec).nbytes(m.shape):,}",
         ]
     )
 
@@ -163,7 +165,7 @@ def _serve(args: argparse.Namespace) -> str:
     data = Dataset.load(args.data)
     model, requests = _load(args.model, data), _requests(args, data)
     out = []
-    with KeyStore.open(args.store, readonly=True) as store:
+    with RowStore.open(args.store, readonly=True) as store:
         store.verify()
         server = TwinServer(model, store, missing=args.missing, stale=args.stale)
         for i in tqdm(range(len(requests)), desc="serving", unit=" requests", leave=False):

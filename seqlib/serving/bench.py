@@ -19,7 +19,7 @@ from ..data.dataset import HasData
 from ..data.log import BatchLoader, EventLog, Requests
 from ..data.schema import FIRST_ID, Request
 from ..models.ranker import Ranker
-from .store import KeyStore
+from .rows import RowStore
 from .twin import TwinServer
 from .twin_keys import KeyProjector, twin_of
 
@@ -68,9 +68,9 @@ def timings(
         servers = {}
         stores = [("fp32", model, "float32"), ("fp32 stale", older, "float32"),
                   ("fp16 stale", older, "float16")]  # fmt: skip
-        for name, source, dtype in stores:
-            store = KeyStore.open(Path(folder) / name.replace(" ", "-"), create=True)
-            KeyProjector(store, dtype=dtype).refresh(source, time.time())
+        for name, source, codec in stores:
+            store = RowStore.open(Path(folder) / name.replace(" ", "-"), create=True)
+            KeyProjector(store, codec=codec).refresh(source, time.time())
             servers[name] = TwinServer(model, store)
         for c in tqdm(candidates, desc="timing", unit=" sizes", leave=False, disable=not bar):
             request = one_long_life(data.log, length, c, seed)

@@ -130,7 +130,9 @@ class Int4:
         with np.errstate(over="ignore"):
             spread = x.max(-1, keepdims=True) - low
         if not np.isfinite(spread).all():
-            raise ValueError("a vector's maximum minus its minimum is beyond float32; scale it down")
+            raise ValueError(
+                "a vector's maximum minus its minimum is beyond float32; scale it down"
+            )
         scale = spread / 15
         q = np.rint((x - low) / np.where(scale > 0, scale, 1)).clip(0, 15).astype(np.uint8)
         packed = q[..., 0::2] | q[..., 1::2] << 4

@@ -1,6 +1,6 @@
 """TWIN served: item keys projected beforehand, everything else fresh (arXiv:2302.02352, §3.4).
 
-    offline    KeyProjector ── K_h W^h of a pool of items, cyclically ──► KeyStore
+    offline    KeyProjector ── K_h W^h of a pool of items, cyclically ──► RowStore
                                                                             │ rows of the user's events
     request    q W^q, K_c w^c β fresh ──────────────────────────────────────┴─► GSU ─► 100
                W^h, W^v, W^o fresh ───────────────────────────────────────────► ESU ─► ranker
@@ -30,7 +30,7 @@ from ..models.ranker import Ranker
 from ..models.twin import TwinState
 from ..nn import Beside, BesideState
 from ..search import Hits, hits_at_k
-from .store import KeyStore, Snapshot
+from .rows import RowStore, Snapshot
 from .twin_keys import catalogue_digest, key_digest, twin_of
 from .twin_savings import Savings
 
@@ -87,7 +87,7 @@ class TwinServer:
     def __init__(
         self,
         model: Ranker,
-        store: KeyStore,
+        store: RowStore,
         *,
         missing: Literal["compute", "drop"] = "compute",
         stale: bool = True,
@@ -107,7 +107,9 @@ class TwinServer:
         """A state of the store that fits this model."""
         c = self.twin.config
         version = None if self.stale else self.version
-        return self.store.snapshot(catalogue=self.catalogue, version=version, dim=c.n_heads * c.d_k)
+        return self.store.snapshot(
+            catalogue=self.catalogue, version=version, shape=(c.n_heads * c.d_k,)
+        )
 
     def sync(self, model: Ranker) -> None:
         """Take over all parameters: W^q, w^c, β, the ESU and the ranker are fresh from now on.
@@ -142,7 +144,7 @@ class TwinServer:
         state = self.model.encoder.prefill(request, keys=keys)
         search = search_state(state)
         # Rows of this very model, not rounded, are what the ESU would compute.
-        search = replace(search, fresh=fresh and view.manifest.dtype == "float32")
+        search = replace(search, fresh=fresh and view.manifest.codec == "float32")
         if self.missing == "drop":
             search = replace(search, mask=search.mask & found)
         reports = _reports(view, item, request.events.mask & found, request.events.lengths, now)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..data.schema import FIRST_ID
 from ..models.twin import Twin
 from ..nn import Beside, ItemEmbedding
-from .store import BLOCK_ROWS, KeyStore, Manifest, Progress, StoreError, VersionError
+from .manifest import Manifest, StoreError, VersionError
+from .rows import BLOCK_ROWS, Progress, RowStore
 
 
 def twin_of(model: nn.Module) -> Twin:
@@ -77,7 +78,7 @@ class KeyProjector:
     Args:
         store: where to. ids: the pool; None is the whole catalogue.
         slices: T; ``refresh_slice`` renews a T-th of the pool at a time.
-        dtype: "float32" or "float16". block_rows: see ``KeyStore.refresh``.
+        codec: how rows are kept, see ``codecs.codec``. block_rows: see ``RowStore.refresh``.
 
     Raises:
         ValueError: ``slices`` below 1.
@@ -85,19 +86,19 @@ class KeyProjector:
 
     def __init__(
         self,
-        store: KeyStore,
+        store: RowStore,
         ids: NDArray[np.int64] | None = None,
         slices: int = 1,
-        dtype: str = "float32",
+        codec: str = "float32",
         block_rows: int = BLOCK_ROWS,
     ) -> None:
         if slices < 1:
             raise ValueError(f"slices is {slices}; it must be at least 1")
-        self.store, self.slices, self.dtype, self.block_rows = store, slices, dtype, block_rows
+        self.store, self.slices, self.codec, self.block_rows = store, slices, codec, block_rows
         self.ids = None if ids is None else np.unique(np.asarray(ids, np.int64))
 
     def refresh(self, model: nn.Module, at: float, progress: Progress | None = None) -> Manifest:
-        """Project the whole pool with this model and switch to it. Errors: ``KeyStore.refresh``."""
+        """Project the whole pool with this model and switch to it. Errors: ``RowStore.refresh``."""
         twin = twin_of(model)
         n = twin.items.n_rows
         ids = np.arange(n) if self.ids is None else self.ids
@@ -106,11 +107,11 @@ class KeyProjector:
         return self.store.refresh(
             ids,
             _project(twin),
-            dim=twin.config.n_heads * twin.config.d_k,
+            shape=(twin.config.n_heads * twin.config.d_k,),
             version=key_digest(model),
             catalogue=catalogue_digest(twin.items),
             at=at,
-            dtype=self.dtype,
+            codec=self.codec,
             block_rows=self.block_rows,
             notes={"next_slice": 0},
             progress=progress,
