@@ -129,11 +129,20 @@ def normalized_entropy(p: ArrayLike, label: ArrayLike) -> float:
 
 
 def calibration(p: ArrayLike, label: ArrayLike, bins: int = 10) -> NDArray[np.float64]:
-    """(bins, 3): mean prediction, mean label and size of bins of equal mass."""
+    """(bins, 3): mean prediction, mean label and size of bins of equal mass.
+
+    Rows of equal prediction can't be told apart, so each counts with the mean label of all of them:
+    a tie that lies across an edge is shared between both bins, whatever the order of the rows.
+    """
     q, y = _pair("calibration", p, label)
     if bins < 1:
         raise ValueError(f"bins is {bins}; at least one is needed")
-    parts = np.array_split(np.argsort(q, kind="stable"), bins)
+    order = np.lexsort((y, q))
+    q, y = q[order], y[order]
+    first = np.flatnonzero(np.r_[True, q[1:] != q[:-1]])  # begin of every group of ties
+    size = np.diff(np.r_[first, len(q)])
+    y = np.repeat(np.add.reduceat(y, first) / size, size)
+    parts = np.array_split(np.arange(len(q)), bins)
     return np.array([(q[i].mean(), y[i].mean(), len(i)) for i in parts if len(i)])
 
 

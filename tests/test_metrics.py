@@ -111,15 +111,47 @@ def test_normalized_entropy_of_the_base_rate_is_one():
     assert m.normalized_entropy([0.9, 0.1, 0.1, 0.1], y) < 1
 
 
-@given(hnp.arrays(float, 30, elements=st.floats(0, 1)), st.integers(1, 7))
+def table_in_order(p, y, bins):
+    """Bins of the rows as they lie after a stable sort: ties stay in the order they came in."""
+    parts = np.array_split(np.argsort(p, kind="stable"), bins)
+    return np.array([(p[part].mean(), y[part].mean(), len(part)) for part in parts])
+
+
+@given(hnp.arrays(float, 30, elements=st.floats(0, 1), unique=True), st.integers(1, 7))
 def test_ece_equals_a_loop_over_bins(p, bins):
     y = (np.arange(30) % 3 == 0).astype(float)
-    order = np.argsort(p, kind="stable")
-    want = sum(
-        len(part) / 30 * abs(p[part].mean() - y[part].mean())
-        for part in np.array_split(order, bins)
-    )
-    assert m.ece(p, y, bins) == pytest.approx(want)
+    want = table_in_order(p, y, bins)
+    assert np.array_equal(m.calibration(p, y, bins), want)
+    gap = np.abs(want[:, 0] - want[:, 1])
+    assert m.ece(p, y, bins) == pytest.approx((gap * want[:, 2]).sum() / 30)
+
+
+@given(rows(), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_calibration_does_not_see_the_order_of_rows(data, bins, random):
+    s, y, u = data
+    order = np.array(random.sample(range(len(s)), len(s)))
+    for label in (y, (y + u) / 6):
+        table = m.calibration(s, label, bins)
+        assert np.array_equal(table, m.calibration(s[order], label[order], bins))
+        assert m.ece(s, label, bins) == m.ece(s[order], label[order], bins)
+        assert table[:, 2].max() - table[:, 2].min() <= 1  # equal mass
+        assert (table[:, 1] * table[:, 2]).sum() == pytest.approx(label.sum())
+
+
+def test_a_tie_across_an_edge_is_shared_as_under_random_order():
+    s = np.array([0.1, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.8])
+    y = np.array([0.0, 1, 1, 0, 0, 0, 1, 1])
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(8) for _ in range(4000)]
+    drawn = np.mean([table_in_order(s[o], y[o], 2) for o in orders], axis=0)
+    np.testing.assert_allclose(m.calibration(s, y, 2), drawn, atol=0.02)
+
+
+def test_a_constant_prediction_is_off_by_its_bias_alone():
+    """Sorted labels gave .6 here, shuffled ones .3."""
+    y = np.sort(np.arange(20) % 5 < 2).astype(float)
+    assert m.ece(np.full(20, 0.4), y) == pytest.approx(0)
+    assert m.ece(np.full(20, 0.1), y) == pytest.approx(0.3)
 
 
 @settings(max_examples=50)
