@@ -114,6 +114,11 @@ def test_empty_and_single_histories_are_finite_with_finite_gradients(model):
         assert p.grad is None or torch.isfinite(p.grad).all(), name
 
 
+def test_a_history_without_a_column_is_an_empty_one(model):
+    b = tiny.batch(lengths=(0, 0))
+    torch.testing.assert_close(model(change(b, events=b.events[:, :0])), model(b), **CLOSE)
+
+
 def test_a_history_matters_unless_the_model_has_none(model):
     """Guards the tests above: a model that ignored its events would pass them all."""
     b = tiny.batch(lengths=(9, 9))

@@ -88,7 +88,8 @@ class Ranker(nn.Module):
             self.position(batch.position.to(self.heads.deep.weight.dtype)),
         ]
         per_request = torch.cat(context, dim=-1)[:, None].expand(-1, ids.shape[1], -1)
-        history = self.encoder(batch.events, batch.items, batch.request_time)
+        events = batch.events if batch.events.shape[1] else batch.events.pad(1)
+        history = self.encoder(events, batch.items, batch.request_time)
         return torch.cat([self.items(ids), self.items.dense[ids], per_request, history], dim=-1)
 
     def forward(self, batch: RequestBatch) -> Tensor:
