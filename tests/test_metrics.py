@@ -148,7 +148,7 @@ def test_a_tie_across_an_edge_is_shared_as_under_random_order():
 
 
 def test_a_constant_prediction_is_off_by_its_bias_alone():
-    """Sorted labels gave .6 here, shuffled ones .3."""
+    """Bins cut from sorted labels would say .48: all 0 in some, all 1 in others."""
     y = np.sort(np.arange(20) % 5 < 2).astype(float)
     assert m.ece(np.full(20, 0.4), y) == pytest.approx(0)
     assert m.ece(np.full(20, 0.1), y) == pytest.approx(0.3)
@@ -197,6 +197,40 @@ def test_undo_sampling_inverts_dropping_negatives(p, keep):
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        lambda: m.weighted_auc([0.1, 0.2], [1, np.nan], [0, 1]),
+        lambda: m.expected_auc([0.1, 0.2], [0.5, np.nan]),
+        lambda: m.log_loss([0.1, 0.2], [0, np.nan]),
+        lambda: m.ece([0.1, 0.2], [0, np.nan]),
+        lambda: m.undo_sampling([0.1, np.nan], 0.5),
+        lambda: m.undo_sampling(0.1, np.nan),
+    ],
+)
+def test_nan_among_labels_or_weights_is_refused(call):
+    """It compares false with everything, so a test for what is wrong lets it through."""
+    with pytest.raises(ValueError, match="must"):
+        call()
+
+
+@given(rows(), st.randoms(use_true_random=False))
+def test_no_metric_sees_the_order_of_rows(data, random):
+    """To the last bit but for sums of fractions, which depend on their order by 1e-16."""
+    s, y, u = data
+    o = np.array(random.sample(range(len(s)), len(s)))
+    p, t = (s + 0.1) / 2, (y + u) / 6
+    pairs = [
+        (m.auc(s, y), m.auc(s[o], y[o])),
+        (m.gauc(s, y, u).value, m.gauc(s[o], y[o], u[o]).value),
+        (m.expected_auc(s, t), m.expected_auc(s[o], t[o])),
+        (m.log_loss(p, y), m.log_loss(p[o], y[o])),
+        (m.hit_at_k(s, y, u, 2), m.hit_at_k(s[o], y[o], u[o], 2)),
+    ]
+    for a, b in pairs:
+        assert a == pytest.approx(b, rel=1e-13, nan_ok=True)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: m.auc([0.1, np.nan], [0, 1]), "1 scores are NaN or infinite"),
@@ -209,7 +243,11 @@ def test_undo_sampling_inverts_dropping_negatives(p, keep):
         (lambda: m.normalized_entropy([0.5], [1]), "both classes are needed"),
         (lambda: m.hit_at_k([0.5], [1], [0], 0), "k is 0"),
         (lambda: m.calibration([0.5], [1], 0), "bins is 0"),
+        (lambda: m.calibration([0.5], [3.0]), r"calibration labels: .* must lie in \[0, 1\]"),
         (lambda: m.undo_sampling(0.5, 0.0), r"keep must lie in \(0, 1\]"),
+        (lambda: m.undo_sampling(1.5, 0.5), r"must lie in \[0, 1\]; got 1.5"),
+        (lambda: m.weighted_auc([0.1, 0.2], [1, 0], [0]), "2 scores and 1 labels"),
+        (lambda: m.weighted_auc([0.1, 0.2], [1, 0], [0, -1]), "negative weights must be finite"),
     ],
 )
 def test_errors_name_what_is_wrong(call, message):
