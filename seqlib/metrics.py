@@ -27,7 +27,7 @@ def _binary(name: str, label: NDArray) -> None:
 
 
 def _probability(name: str, p: NDArray) -> None:
-    if (p < 0).any() or (p > 1).any():
+    if not ((p >= 0) & (p <= 1)).all():  # NaN is neither
         raise ValueError(f"{name}: probabilities must lie in [0, 1]; got {p.min()}…{p.max()}")
 
 
@@ -42,7 +42,13 @@ def weighted_auc(score: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> 
         NaN when there is no positive or no negative weight.
     """
     s, pos = _pair("auc", score, positive)
-    neg = np.asarray(negative, np.float64).ravel()
+    neg = _pair("auc", score, negative)[1]
+    for name, weight in (("positive", pos), ("negative", neg)):
+        if not ((weight >= 0) & (weight < np.inf)).all():
+            raise ValueError(
+                f"auc: {name} weights must be finite and not negative; "
+                f"got {weight.min()}…{weight.max()}"
+            )
     order = np.argsort(s, kind="stable")
     s, pos, neg = s[order], pos[order], neg[order]
     first = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])  # begin of every group of ties
@@ -129,11 +135,21 @@ def normalized_entropy(p: ArrayLike, label: ArrayLike) -> float:
 
 
 def calibration(p: ArrayLike, label: ArrayLike, bins: int = 10) -> NDArray[np.float64]:
-    """(bins, 3): mean prediction, mean label and size of bins of equal mass."""
+    """(bins, 3): mean prediction, mean label and size of bins of equal mass.
+
+    Rows of equal prediction can't be told apart, so each counts with the mean label of all of them:
+    a tie that lies across an edge is shared between both bins, whatever the order of the rows.
+    """
     q, y = _pair("calibration", p, label)
+    _probability("calibration labels", y)
     if bins < 1:
         raise ValueError(f"bins is {bins}; at least one is needed")
-    parts = np.array_split(np.argsort(q, kind="stable"), bins)
+    order = np.lexsort((y, q))
+    q, y = q[order], y[order]
+    first = np.flatnonzero(np.r_[True, q[1:] != q[:-1]])  # begin of every group of ties
+    size = np.diff(np.r_[first, len(q)])
+    y = np.repeat(np.add.reduceat(y, first) / size, size)
+    parts = np.array_split(np.arange(len(q)), bins)
     return np.array([(q[i].mean(), y[i].mean(), len(i)) for i in parts if len(i)])
 
 
@@ -193,6 +209,7 @@ def undo_sampling(p: ArrayLike, keep: ArrayLike) -> NDArray[np.float64]:
         p: predicted on the sampled data. keep: share of negatives that was kept, in (0, 1].
     """
     q, w = np.asarray(p, np.float64), np.asarray(keep, np.float64)
-    if (w <= 0).any() or (w > 1).any():
+    _probability("undo_sampling", q)
+    if not ((w > 0) & (w <= 1)).all():
         raise ValueError(f"keep must lie in (0, 1]; got {w.min()}…{w.max()}")
     return q / (q + (1 - q) / w)

@@ -103,6 +103,10 @@ def hits(score: NDArray, label: NDArray, k: int = 3) -> NDArray[np.float64]:
         )
     if k < 1:
         raise ValueError(f"k is {k}; at least 1 is needed")
+    if not score.size:
+        raise ValueError(f"score has shape {score.shape}; nothing can be hit")
+    if not np.isfinite(score).all():
+        raise ValueError(f"{int((~np.isfinite(score)).sum())} scores are NaN or infinite")
     k = min(k, score.shape[1])
     cut = np.partition(score, -k, axis=1)[:, [-k]]
     above, tied = score > cut, score == cut

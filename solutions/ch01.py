@@ -10,10 +10,15 @@ def masked_mean(x, mask):
 
 
 def recency_pool(x, mask, age, half_life):
-    """E01.2: weights 2^(−age / half_life), normalised over real events; (B, D)."""
-    w = mask * 2 ** (-age / half_life)
-    total = w.sum(dim=1, keepdim=True)
-    w = torch.where(total > 0, w / total.clamp(min=1e-300), 0.0)
+    """E01.2: weights 2^(−age / half_life), normalised over real events; (B, D).
+
+    Only gaps count, so ages are counted from the newest event. Its weight is 1, and no sum of weights
+    can underflow, however long the user was away.
+    """
+    age = age.masked_fill(~mask, torch.inf)
+    newest = age.amin(dim=1, keepdim=True).where(mask.any(dim=1, keepdim=True), 0.0)
+    w = 2 ** (-(age - newest) / half_life)  # 0 on padding
+    w = w / w.sum(dim=1, keepdim=True).clamp(min=1)
     return (w[..., None] * x).sum(dim=1)
 
 

@@ -68,3 +68,13 @@ WRONG = [
 test_every_exercise_has_a_solution, test_stub_and_solution, test_wrong_answers = suite(
     "01", SOLUTIONS, WRONG
 )
+
+
+def test_the_recency_solution_outlasts_a_long_absence():
+    """2^-a is 0 beyond 1,074 half-lives, in float64 too; shares depend on gaps alone."""
+    x = torch.tensor([[[1.0], [3.0], [9.0]]] * 2, dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    age = torch.tensor([[2.0, 5.0, 0.0]] * 2, dtype=torch.float64)
+    want = torch.tensor([[(1 + 3 * 0.5) / 1.5], [0.0]], dtype=torch.float64)
+    for away in (0.0, 600.0, 1e5):
+        torch.testing.assert_close(ch01.recency_pool(x, mask, age + away * mask, 3.0), want)

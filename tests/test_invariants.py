@@ -3,6 +3,7 @@ name alone; one that breaks a promise by its paper's design must say so in its c
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -114,6 +115,11 @@ def test_empty_and_single_histories_are_finite_with_finite_gradients(model):
         assert p.grad is None or torch.isfinite(p.grad).all(), name
 
 
+def test_a_history_without_a_column_is_an_empty_one(model):
+    b = tiny.batch(lengths=(0, 0))
+    torch.testing.assert_close(model(change(b, events=b.events[:, :0])), model(b), **CLOSE)
+
+
 def test_a_history_matters_unless_the_model_has_none(model):
     """Guards the tests above: a model that ignored its events would pass them all."""
     b = tiny.batch(lengths=(9, 9))
@@ -127,6 +133,53 @@ def test_float32_equals_float64(model):
     single = model(b)
     double = model.double()(b)
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+
+
+def at_ages(age, lengths=(40, 7, 0, 1)):
+    """A batch in 2022 whose j-th newest event has the age ``age(j)`` in seconds."""
+    b = tiny.batch(lengths=lengths)
+    now = b.request_time + 1.6e9
+    time = now[:, None] - age(torch.arange(b.events.mask.shape[1], dtype=torch.float64))
+    events = dataclasses.replace(b.events, time=torch.where(b.events.mask, time, 0.0))
+    return change(b, events=events, request_time=now)
+
+
+def all_alike(b):
+    """Every event the same item with the same answer: all scores of a search are tied."""
+    e = b.events
+    same = dataclasses.replace(e, item=e.mask * 5, action=e.mask * 3, watch=e.mask * 2.0)
+    return change(b, events=same)
+
+
+HOSTILE = {
+    "ages of a millisecond": lambda: at_ages(lambda j: 1e-3 * (1 + j)),
+    "ages of 0": lambda: at_ages(lambda j: 0 * j),
+    "ages of 50 years": lambda: at_ages(lambda j: 50 * 365 * tiny.DAY + j),
+    "50 years in the future": lambda: at_ages(lambda j: j - 50 * 365 * tiny.DAY),
+    "all alike": lambda: all_alike(at_ages(lambda j: 0 * j + 60)),
+    "one event": lambda: tiny.batch(lengths=(1,)),
+    "no event": lambda: tiny.batch(lengths=(0, 0)),
+    "1,000 events": lambda: tiny.batch(lengths=(1000, 10)),
+}
+
+
+def test_unlucky_histories_are_finite_and_float32_equals_float64(model):
+    """Within 1e-4, or 1e-5 of the largest logit: a sum over 1,000 events reaches hundreds."""
+    batches = {name: make() for name, make in HOSTILE.items()}
+    exact = copy.deepcopy(model).double()
+    for name, b in batches.items():
+        double = exact(b).detach()
+        atol = max(1e-4, 1e-5 * float(double.abs().max()))
+        single = model(b).double()
+        torch.testing.assert_close(
+            single, double, rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}"
+        )
+    model.train()
+    for name, b in batches.items():
+        model.zero_grad()
+        model(b).sum().backward()
+        for parameter, p in model.named_parameters():
+            assert p.grad is None or torch.isfinite(p.grad).all(), (name, parameter)
 
 
 def test_flops_by_formula_equal_counted(model):

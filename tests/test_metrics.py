@@ -111,15 +111,47 @@ def test_normalized_entropy_of_the_base_rate_is_one():
     assert m.normalized_entropy([0.9, 0.1, 0.1, 0.1], y) < 1
 
 
-@given(hnp.arrays(float, 30, elements=st.floats(0, 1)), st.integers(1, 7))
+def table_in_order(p, y, bins):
+    """Bins of the rows as they lie after a stable sort: ties stay in the order they came in."""
+    parts = np.array_split(np.argsort(p, kind="stable"), bins)
+    return np.array([(p[part].mean(), y[part].mean(), len(part)) for part in parts])
+
+
+@given(hnp.arrays(float, 30, elements=st.floats(0, 1), unique=True), st.integers(1, 7))
 def test_ece_equals_a_loop_over_bins(p, bins):
     y = (np.arange(30) % 3 == 0).astype(float)
-    order = np.argsort(p, kind="stable")
-    want = sum(
-        len(part) / 30 * abs(p[part].mean() - y[part].mean())
-        for part in np.array_split(order, bins)
-    )
-    assert m.ece(p, y, bins) == pytest.approx(want)
+    want = table_in_order(p, y, bins)
+    assert np.array_equal(m.calibration(p, y, bins), want)
+    gap = np.abs(want[:, 0] - want[:, 1])
+    assert m.ece(p, y, bins) == pytest.approx((gap * want[:, 2]).sum() / 30)
+
+
+@given(rows(), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_calibration_does_not_see_the_order_of_rows(data, bins, random):
+    s, y, u = data
+    order = np.array(random.sample(range(len(s)), len(s)))
+    for label in (y, (y + u) / 6):
+        table = m.calibration(s, label, bins)
+        assert np.array_equal(table, m.calibration(s[order], label[order], bins))
+        assert m.ece(s, label, bins) == m.ece(s[order], label[order], bins)
+        assert table[:, 2].max() - table[:, 2].min() <= 1  # equal mass
+        assert (table[:, 1] * table[:, 2]).sum() == pytest.approx(label.sum())
+
+
+def test_a_tie_across_an_edge_is_shared_as_under_random_order():
+    s = np.array([0.1, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.8])
+    y = np.array([0.0, 1, 1, 0, 0, 0, 1, 1])
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(8) for _ in range(4000)]
+    drawn = np.mean([table_in_order(s[o], y[o], 2) for o in orders], axis=0)
+    np.testing.assert_allclose(m.calibration(s, y, 2), drawn, atol=0.02)
+
+
+def test_a_constant_prediction_is_off_by_its_bias_alone():
+    """Bins cut from sorted labels would say .48: all 0 in some, all 1 in others."""
+    y = np.sort(np.arange(20) % 5 < 2).astype(float)
+    assert m.ece(np.full(20, 0.4), y) == pytest.approx(0)
+    assert m.ece(np.full(20, 0.1), y) == pytest.approx(0.3)
 
 
 @settings(max_examples=50)
@@ -165,6 +197,40 @@ def test_undo_sampling_inverts_dropping_negatives(p, keep):
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        lambda: m.weighted_auc([0.1, 0.2], [1, np.nan], [0, 1]),
+        lambda: m.expected_auc([0.1, 0.2], [0.5, np.nan]),
+        lambda: m.log_loss([0.1, 0.2], [0, np.nan]),
+        lambda: m.ece([0.1, 0.2], [0, np.nan]),
+        lambda: m.undo_sampling([0.1, np.nan], 0.5),
+        lambda: m.undo_sampling(0.1, np.nan),
+    ],
+)
+def test_nan_among_labels_or_weights_is_refused(call):
+    """It compares false with everything, so a test for what is wrong lets it through."""
+    with pytest.raises(ValueError, match="must"):
+        call()
+
+
+@given(rows(), st.randoms(use_true_random=False))
+def test_no_metric_sees_the_order_of_rows(data, random):
+    """To the last bit but for sums of fractions, which depend on their order by 1e-16."""
+    s, y, u = data
+    o = np.array(random.sample(range(len(s)), len(s)))
+    p, t = (s + 0.1) / 2, (y + u) / 6
+    pairs = [
+        (m.auc(s, y), m.auc(s[o], y[o])),
+        (m.gauc(s, y, u).value, m.gauc(s[o], y[o], u[o]).value),
+        (m.expected_auc(s, t), m.expected_auc(s[o], t[o])),
+        (m.log_loss(p, y), m.log_loss(p[o], y[o])),
+        (m.hit_at_k(s, y, u, 2), m.hit_at_k(s[o], y[o], u[o], 2)),
+    ]
+    for a, b in pairs:
+        assert a == pytest.approx(b, rel=1e-13, nan_ok=True)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: m.auc([0.1, np.nan], [0, 1]), "1 scores are NaN or infinite"),
@@ -177,7 +243,11 @@ def test_undo_sampling_inverts_dropping_negatives(p, keep):
         (lambda: m.normalized_entropy([0.5], [1]), "both classes are needed"),
         (lambda: m.hit_at_k([0.5], [1], [0], 0), "k is 0"),
         (lambda: m.calibration([0.5], [1], 0), "bins is 0"),
+        (lambda: m.calibration([0.5], [3.0]), r"calibration labels: .* must lie in \[0, 1\]"),
         (lambda: m.undo_sampling(0.5, 0.0), r"keep must lie in \(0, 1\]"),
+        (lambda: m.undo_sampling(1.5, 0.5), r"must lie in \[0, 1\]; got 1.5"),
+        (lambda: m.weighted_auc([0.1, 0.2], [1, 0], [0]), "2 scores and 1 labels"),
+        (lambda: m.weighted_auc([0.1, 0.2], [1, 0], [0, -1]), "negative weights must be finite"),
     ],
 )
 def test_errors_name_what_is_wrong(call, message):

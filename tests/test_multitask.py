@@ -78,6 +78,10 @@ def test_hit_at_3_divides_by_users_and_takes_short_requests_whole():
         hits(score, label[:, :2])
     with pytest.raises(ValueError, match="k is 0"):
         hits(score, label, 0)
+    with pytest.raises(ValueError, match="1 scores are NaN or infinite"):
+        hits(np.where(score == 0.8, np.nan, score), label)
+    with pytest.raises(ValueError, match=r"score has shape \(0, 3\); nothing can be hit"):
+        hit_at_k(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))
 
 
 def test_lift_by_hand_and_its_interval():

@@ -36,6 +36,13 @@ def test_log_bucket_is_fine_when_recent_and_coarse_when_old():
         log_bucket(minutes, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_bucket_has_a_place_for_every_age(dtype):
+    """An infinite age as an integer is −2^63, below the first row of any table."""
+    extreme = torch.tensor([-torch.inf, -1e30, -1.0, 0.0, 1e30, torch.inf], dtype=dtype)
+    assert log_bucket(extreme, 42).tolist() == [0, 0, 0, 0, 41, 41]
+
+
 def test_midnight_is_next_to_midnight():
     waves = PeriodicEncoding(4, (86_400.0,)).waves(torch.tensor([0.0, 86_399.0, 43_200.0]))
     assert (waves[0] - waves[1]).norm() < 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
@@ -87,6 +89,44 @@ def test_recency_limits(life):
     torch.testing.assert_close(at(1e9, True), tokens[0].mean(0))
     torch.testing.assert_close(at(0.01, True), tokens[0, 0])
     assert at(1e-3, False).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("away", [0.0, 100.0, 148.0, 150.0, 1e3, 1e6])
+def test_normalised_recency_does_not_fade_with_absence(dtype, away):
+    """Half-lives since the newest event: shares depend on gaps alone, however long ago it was."""
+    gaps = torch.tensor([[0.0, 0.0, 1.0, 3.0, 2000.0, 9.0]], dtype=dtype)  # a tie, not sorted
+    mask = torch.tensor([[True, True, True, True, True, False]])
+    w = pool_weights("recency", mask, (gaps + away) * HALF_LIFE, HALF_LIFE)
+    share = torch.tensor([[1.0, 1.0, 0.5, 0.125, 0.0, 0.0]], dtype=dtype) / 2.625
+    # The gaps themselves are rounded to 1e-7 of the age.
+    torch.testing.assert_close(w, share, rtol=0, atol=float(torch.finfo(dtype).eps * (away + 1)))
+    raw = pool_weights("recency", mask, (gaps + away) * HALF_LIFE, HALF_LIFE, norm=False)
+    torch.testing.assert_close(raw, 2.625 * share * 2**-away, rtol=1e-4, atol=0)
+
+
+def test_padding_and_empty_rows_have_no_age():
+    """Whatever stands there: younger than all events, of the future, or of another epoch."""
+    mask = torch.tensor([[False, True, True, False], [False] * 4, [False, False, True, False]])
+    for junk in (0.0, -1e6, 1e6, torch.inf, torch.nan):
+        age = torch.full((3, 4), junk).masked_fill(mask, 1000.0)
+        w = pool_weights("recency", mask, age, half_life=1.0)
+        assert w.tolist() == [[0, 0.5, 0.5, 0], [0] * 4, [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("half_life", [0.01, 7.0])
+def test_recency_model_keeps_a_user_who_was_away_for_years(half_life):
+    model = seqlib.build("recency_pooling", tiny.spec(), seed=0, half_life=half_life).eval()
+    b = tiny.batch(lengths=(7,))
+    v = model.encoder.pool(b.events, b.request_time)
+    later = b.request_time + 20 * 365 * tiny.DAY
+    model.encoder.embed.config = dataclasses.replace(model.encoder.embed.config, use_time=False)
+    now, then = (model.encoder.pool(b.events, t) for t in (b.request_time, later))
+    torch.testing.assert_close(then, now, rtol=0, atol=1e-5)
+    assert v.abs().max() > 0.1
+    single = model.encoder.pool(b.events, later)
+    double = model.double().encoder.pool(b.events, later)
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-5)
 
 
 def test_incremental_state_equals_recomputation(life):

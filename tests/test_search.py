@@ -294,6 +294,23 @@ def test_kmeans_finds_separated_groups_and_is_repeatable():
     assert inertia[0] > inertia[-1]
 
 
+@pytest.mark.parametrize("far", [0.0, 1e3, 1e4, 1e5])
+def test_kmeans_finds_groups_that_lie_far_from_zero(far):
+    """Squares of 1e5 are rounded by 1,024 in float32, more than these groups are apart."""
+    group = torch.arange(200) % 4
+    x = tiny.ramp(4, 3, scale=5)[group] + tiny.ramp(200, 3, scale=0.3) + far
+    found = kmeans(x, 4, iterations=20)
+    assert all(len(found.label[group == g].unique()) == 1 for g in range(4))
+    assert len(found.label.unique()) == 4
+    torch.testing.assert_close(found.centre[found.label], _means(x, group), rtol=1e-6, atol=1e-3)
+
+
+def _means(x, group):
+    """(N, D): the mean of every point's own group, in float64."""
+    means = torch.stack([x[group == g].double().mean(0) for g in range(4)])
+    return means[group].float()
+
+
 def test_kmeans_leaves_no_cluster_empty_and_takes_copies():
     x = torch.tensor([[0.0], [0.0], [0.0], [0.0], [1.0], [5.0]])
     assert kmeans(x, 3).label.unique().numel() == 3

@@ -17,6 +17,7 @@ from seqlib import trace
 from seqlib.models.baselines.daily import DailyUserEmbedding
 from seqlib.models.transact import OfficialTransAct, TransActConfig, sinusoids
 from seqlib.nn import Encoder, fuse
+from seqlib.nn.attention import SelfAttention
 
 HOUR_MS = 3_600_000
 
@@ -268,17 +269,131 @@ def test_the_factorised_first_layer_is_the_plain_one(heads):
     torch.testing.assert_close(enc(u, c, keys, rows=3), plain[:, :3], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("scale", "same"), [(1.0, True), (30.0, False)])
-def test_the_factorised_layer_survives_extreme_logits(scale, same):
-    """Logits 56 apart are exact; hundreds apart, keys e^40 lighter than the heaviest are cut, not NaN."""
-    u, c = tiny.ramp(2, 9, 20, scale=scale), tiny.ramp(2, 3, 12, scale=scale)
+SPREADS = (0.0, 10.0, 30.0, 60.0, 90.0, 133.0, 223.0, 500.0)
+
+
+def spread_out(own, shared, heads=1):
+    """A layer whose logits' two parts spread over so many units in some row, and its input.
+
+    u (3, 40, 20), c (3, 5, 12), keys (3, 40) with 40, 4 and 1 events, all float64.
+    """
+    u, c = tiny.ramp(3, 40, 20, dtype=torch.float64), tiny.ramp(3, 5, 12, dtype=torch.float64)
+    keys = torch.arange(40)[None] < torch.tensor([40, 4, 1])[:, None]
+    layer = tiny.fill(SelfAttention(32, heads), scale=0.6).double()
+    w_q, w_k, _ = layer.in_proj_weight.data.chunk(3)
+    b_q, b_k, _ = layer.in_proj_bias.data.chunk(3)
+    k = layer._heads(u @ w_k[:, :20].T + b_k)
+
+    def spread(q):
+        logits = layer._heads(q) @ k.mT / math.sqrt(32 // heads)
+        seen = keys[:, None, None]
+        top = logits.masked_fill(~seen, -torch.inf).amax(-1)
+        return float((top - logits.masked_fill(~seen, torch.inf).amin(-1)).max())
+
+    event, candidate = own / spread(u @ w_q[:, :20].T + b_q), shared / spread(c @ w_q[:, 20:].T)
+    w_q[:, :20] *= event
+    b_q *= event
+    w_q[:, 20:] *= candidate
+    return layer, u, c, keys
+
+
+def plainly(layer, u, c, keys, rows=40, dropout=0.0):
+    """Plain attention on ``[u_i ; c]``, candidate by candidate: (B, C, rows, d)."""
+    o = layer(fuse(u, c), keys.repeat_interleave(c.shape[1], 0), rows, dropout)
+    return o.unflatten(0, c.shape[:2])
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("own", SPREADS)
+@pytest.mark.parametrize("shared", SPREADS)
+def test_the_factorised_layer_is_plain_attention_at_every_spread(own, shared, heads):
+    """Values are of order 30 here; a logit of 500 is rounded to 3e-5 in float32."""
+    layer, u, c, keys = spread_out(own, shared, heads)
+    want = plainly(layer, u, c, keys)
+    torch.testing.assert_close(layer.first(u, c, keys, 40), want, rtol=0, atol=1e-11)
+    torch.testing.assert_close(layer.first(u, c, keys, 3), want[:, :, :3], rtol=0, atol=1e-11)
+    single = layer.float().first(u.float(), c.float(), keys, 40)
+    torch.testing.assert_close(single.double(), want, rtol=0, atol=5e-4)
+
+
+def test_the_factorised_layer_is_plain_attention_with_large_random_weights():
+    torch.manual_seed(0)
+    layer = SelfAttention(32, 1).double()
+    layer.in_proj_weight.data.mul_(10)
+    u, c = torch.randn(2, 9, 20).double(), torch.randn(2, 3, 12).double()
     keys = torch.ones(2, 9, dtype=torch.bool)
-    enc = tiny.fill(Encoder(32, 1, 16, 0.0, 1), scale=0.6)
-    out = enc(u, c, keys)
-    assert torch.isfinite(out).all()
-    if same:
-        plain = enc(fuse(u, c), None, keys.repeat_interleave(3, 0))
-        torch.testing.assert_close(out, plain, atol=1e-4, rtol=0)
+    want = plainly(layer, u, c, keys, 9)
+    torch.testing.assert_close(layer.first(u, c, keys, 9), want, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("own", [30.0, 133.0])
+def test_the_factorised_layer_has_plain_attentions_gradients(own):
+    layer, u, c, keys = spread_out(own, 1.7 * own)
+    weight = tiny.ramp(3, 5, 40, 32, dtype=torch.float64)
+
+    def gradients(attend, dtype):
+        tensors = [u.to(dtype).requires_grad_(), c.to(dtype).requires_grad_()]
+        own = layer.to(dtype)
+        out = (attend(own, *tensors, keys, 40) * weight).sum()
+        return torch.autograd.grad(out, [*tensors, *own.parameters()])
+
+    want = gradients(plainly, torch.float64)
+    for got, x in zip(gradients(SelfAttention.first, torch.float64), want, strict=True):
+        torch.testing.assert_close(got, x, rtol=0, atol=1e-10 * float(x.abs().max()))
+    for got, x in zip(gradients(SelfAttention.first, torch.float32), want, strict=True):
+        torch.testing.assert_close(got.double(), x, rtol=0, atol=2e-3 * float(x.abs().max()))
+
+
+def test_a_candidate_beyond_the_range_leaves_the_others_as_they_are():
+    """Bit for bit: another candidate's spread must not choose how mine is computed."""
+    layer, u, c, keys = spread_out(133.0, 20.0)
+    layer, u, c = layer.float(), u.float(), c.float()
+    loud = c.clone()
+    loud[:, 0] *= 20
+    got, want = layer.first(u, loud, keys, 40), layer.first(u, c, keys, 40)
+    assert torch.equal(got[:, 1:], want[:, 1:])
+    torch.testing.assert_close(got, plainly(layer, u, loud, keys), rtol=0, atol=5e-4)
+
+
+def test_dropout_beyond_the_range_is_that_of_attention():
+    """Weights are dropped and scaled up: over many draws the mean is the undropped result."""
+    layer, u, c, keys = spread_out(133.0, 223.0)
+    u, c, keys = u[:1], c[:1, :1], keys[:1]
+    torch.manual_seed(0)
+    draws = torch.stack([layer.first(u, c, keys, 4, dropout=0.2)[0, 0] for _ in range(1000)])
+    want = layer.first(u, c, keys, 4)[0, 0]
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert (draws.std(0) > 0.01).any()
+    assert ((draws.mean(0) - want).abs() <= 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize(("own", "shared"), [(5.0, 5.0), (133.0, 223.0)])
+def test_the_factorised_layer_under_autocast_is_as_good_as_plain_attention(own, shared):
+    """bfloat16 rounds a logit of 200 by up to 1/2, so the median counts, not the worst row."""
+    layer, u, c, keys = spread_out(own, shared)
+    want = plainly(layer, u, c, keys)
+    layer, u, c = layer.float(), u.float(), c.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got, plain = layer.first(u, c, keys, 40), plainly(layer, u, c, keys)
+    assert torch.isfinite(got).all()
+    ours, theirs = ((x.double() - want).abs().median() for x in (got, plain))
+    assert ours <= 1.5 * theirs + 0.01
+
+
+def test_the_factorised_layer_compiles_on_both_sides_of_its_range():
+    layer, u, c, keys = spread_out(133.0, 223.0)
+    compiled = torch.compile(layer.first, backend="aot_eager")
+    for x in (c, c / 100):
+        torch.testing.assert_close(compiled(u, x, keys, 40), layer.first(u, x, keys, 40))
+
+
+def test_attention_beyond_the_range_is_recorded_as_it_is():
+    layer, u, c, keys = spread_out(133.0, 223.0)
+    with trace.capture() as t:
+        layer.first(u, c, keys, 40)
+        plainly(layer, u, c, keys)
+    ours, theirs = t.all("encoder.attention")
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["transact", "transact_code"])

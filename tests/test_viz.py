@@ -563,6 +563,14 @@ def test_pooling_explorer_is_seqlibs_pool(pool, pads, masked, half_life):
     np.testing.assert_allclose(got, want, atol=1e-9)
 
 
+def test_pooling_explorer_keeps_old_events_at_any_half_life():
+    """The guitar is 240 days old, 7,680 of the shortest half-lives: 2^-a is 0 even in float64."""
+    state = explorers.PoolingExplorer.mira().state
+    young = [j for j, age in enumerate(state["ages"]) if age < 200]
+    got = explorers.pooled_vector(state, "recency, normalised", half_life=2**-5, off=young)
+    np.testing.assert_allclose(got, toy.vectors()[len(young)], atol=1e-9)  # a day is 32 half-lives
+
+
 def test_pooling_explorer_repeats_and_leaves_out():
     state = explorers.PoolingExplorer.mira().state
     one = explorers.pooled_vector(state, "sum", off=[0, 3])

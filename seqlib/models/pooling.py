@@ -51,7 +51,9 @@ def pool_weights(
     Args:
         kind: "sum", "mean" or "recency". mask: (B, L) bool, True = real.
         age: (B, L), needed by "recency". half_life: in the unit of ``age``.
-        norm: for "recency", divide by the sum of the weights.
+        norm: for "recency", divide by the sum of the weights. Ages are then counted from the row's
+            newest event, which changes no share: λ^age itself is 0 in float32 beyond 149
+            half-lives, and a user who comes back after so long would have no history.
 
     Returns:
         (B, L) float, zero where there is no event; rows without events are all zero.
@@ -62,12 +64,15 @@ def pool_weights(
     if kind == "recency":
         if age is None:
             raise ValueError("recency pooling needs the events' ages")
-        w = w * recency_weights(age.clamp_min(0), half_life)
+        age = age.clamp_min(0).masked_fill(~mask, torch.inf)
+        if norm and age.numel():
+            newest = age.amin(-1, keepdim=True)
+            age = age - newest.where(mask.any(-1, keepdim=True), 0.0)
+        w = recency_weights(age, half_life)
     elif kind not in ("sum", "mean"):
         raise ValueError(f"kind is {kind!r}; a weighted pool is 'sum', 'mean' or 'recency'")
     if kind == "mean" or (kind == "recency" and norm):
-        total = w.sum(-1, keepdim=True)
-        w = torch.where(total > 0, w / total.clamp_min(torch.finfo(w.dtype).tiny), 0.0)
+        w = w / w.sum(-1, keepdim=True).clamp_min(1)  # below 1 only where there is no event
     return w
 
 
@@ -129,10 +134,10 @@ class Pooling(nn.Module):
             w = pool_weights(
                 self.config.kind,
                 events.mask,
-                age.to(e.dtype),
+                age,
                 self.config.half_life,
                 self.config.normalise,
-            )
+            ).to(e.dtype)  # float32 counts a year only to 3 seconds
             trace.record("pool.weights", w)
             v = (w[:, None] @ e)[:, 0]
         defined = self.config.kind == "sum" or not (

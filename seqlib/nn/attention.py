@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from .. import trace
 
-_FLOOR = -40.0  # a key e^40 times lighter than the heaviest counts as e^-40, far below rounding
-
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with the parameter names of ``nn.MultiheadAttention``.
@@ -65,11 +63,15 @@ class SelfAttention(nn.Module):
 
             A_ij = E_ij g_j / Σ_j E_ij g_j,   E = exp(q(u) k(u)ᵀ / √d_h),   g = exp(k(u) q(c) / √d_h)
 
-        where any row of E may be scaled: a softmax of S serves, and its largest entry is at least
-        1 / L, so that with g ≥ e^-40 the sum can't underflow.
+        where any row of E and any column of g may be scaled: E is a softmax, g has 1 at its largest.
 
         E is one (L, L) matrix per request; a candidate costs L·L·d for ``E (g ⊙ V)``, and neither a
         projection nor a softmax of its own. W_O is applied to the values, once per event.
+
+        A product of exponentials has less range than the exponential of a sum. Where the keys that
+        E favours are those that g does not, by so much that the sum drops below ``limit`` (e^-28
+        in float32, e^-318 in float64, see ``_range``), that candidate's logits are added up first
+        and get a softmax of their own (``_added``), for what plain attention costs.
 
         u (B, L, d_u), c (B, C, d − d_u), keys (B, L) -> (B, C, rows, d).
         """
@@ -81,19 +83,37 @@ class SelfAttention(nn.Module):
         off = q.new_zeros(keys.shape).masked_fill_(~keys, -torch.inf)
         off = off[:, None].expand(-1, self.n_heads, -1).flatten(0, 1)
         s = torch.baddbmm(off[:, None], q[:, :, :rows].flatten(0, 1), k.flatten(0, 1).mT / scale)
-        e = s.softmax(-1).view(b, self.n_heads, -1, s.shape[-1])  # exp(S), each row scaled to 1
+        s = s.view(b, self.n_heads, -1, s.shape[-1])
+        e = s.softmax(-1)  # exp(S), each row scaled to 1
         t = (k @ self._heads(q_c).mT / scale).masked_fill(~keys[:, None, :, None], -torch.inf)
-        g = (t - t.detach().amax(2, keepdim=True)).clamp_min(_FLOOR).exp()  # (B, H, L, C)
+        floor, limit = _range(t.dtype)
+        g = (t - t.detach().amax(2, keepdim=True)).clamp_min(floor).exp()  # (B, H, L, C)
         if trace.active():
-            a = e[:, None] * g.permute(0, 3, 1, 2)[:, :, :, None]
-            trace.record("encoder.attention", (a / a.sum(-1, keepdim=True)).flatten(0, 1))
+            logits = s[:, None] + t.permute(0, 3, 1, 2)[:, :, :, None]
+            trace.record("encoder.attention", logits.softmax(-1).flatten(0, 1))
         w_o = self.out_proj.weight.view(self.dim, self.n_heads, -1).permute(1, 2, 0)  # (H, d_h, d)
-        gv = g[..., None] * (v @ w_o)[:, :, :, None]  # (B, H, L, C, d)
-        total = (e @ g)[..., None]  # (B, H, rows, C, 1)
+        vo = v @ w_o  # (B, H, L, d)
+        gv = g[..., None] * vo[:, :, :, None]  # (B, H, L, C, d)
+        total = e @ g  # (B, H, rows, C)
         e = F.dropout(e, dropout) if dropout else e
-        o = (e @ gv.flatten(3)).view(b, self.n_heads, -1, n, self.dim) / total
+        o = (e @ gv.flatten(3)).view(b, self.n_heads, -1, n, self.dim) / total[..., None]
         o = o.sum(1).transpose(1, 2)  # (B, C, rows, d)
+        beyond = total.detach().amin((1, 2)) < limit  # (B, C)
+        if beyond.any():
+            at = beyond.nonzero(as_tuple=True)
+            o = o.index_put(at, self._added(s, t, vo, at, dropout).to(o.dtype))
         return o + self.out_proj(v_c)[:, :, None]
+
+    @staticmethod
+    def _added(s: Tensor, t: Tensor, vo: Tensor, at: tuple[Tensor, ...], dropout: float) -> Tensor:
+        """``softmax(S_ij + b_j(c)) V W_O`` for n pairs ``at`` (request, candidate).
+
+        s (B, H, rows, L), t (B, H, L, C), vo (B, H, L, d) -> (n, rows, d).
+        """
+        request, candidate = at
+        a = (s[request] + t[request, :, :, candidate][:, :, None]).softmax(-1)  # (n, H, rows, L)
+        a = F.dropout(a, dropout) if dropout else a
+        return (a @ vo[request]).sum(1)
 
     def flops(self, n: int, length: int, rows: int) -> int:
         """Matrix-multiply FLOPs of ``forward`` on n sequences."""
@@ -106,6 +126,20 @@ class SelfAttention(nn.Module):
         shared = 3 * length * d_u * d + rows * length * d + length * d * d
         each = 2 * (d - d_u) * d + length * d + h * rows * length * (d + 1) + d * d
         return 2 * b * (shared + n * each)
+
+
+def _range(dtype: torch.dtype) -> tuple[float, float]:
+    """(floor, limit) of the factors in ``SelfAttention.first``.
+
+    A key e^-floor times lighter than its candidate's heaviest counts as e^floor. Half of the
+    exponents a number has go to that, so that E, whose rows have an entry of at least 1 / L, keeps
+    the other half and no sum of products can underflow. Since a row of E sums to 1, such keys get at
+    most e^floor too much, which is below the rounding of every sum that is larger than
+    ``limit = e^floor / ε``; the same holds for what underflows in E.
+    """
+    info = torch.finfo(dtype)
+    floor = math.log(info.tiny) / 2
+    return floor, math.exp(floor) / info.eps
 
 
 class EncoderLayer(nn.Module):

@@ -27,8 +27,8 @@ def log_bucket(x: Tensor, n_buckets: int, per_doubling: float = 2.0) -> Tensor:
     """
     if n_buckets < 1:
         raise ValueError(f"n_buckets is {n_buckets}; at least 1 is needed")
-    bucket = (per_doubling * torch.log2(1 + x.clamp_min(0))).floor().long()
-    return bucket.clamp_max(n_buckets - 1)
+    bucket = per_doubling * torch.log2(1 + x.clamp_min(0))
+    return bucket.clamp_max(n_buckets - 1).long()  # cut first: infinity as an integer is negative
 
 
 class LogBucketEncoding(nn.Module):

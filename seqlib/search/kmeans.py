@@ -51,6 +51,12 @@ def kmeans(
         raise ValueError(f"k is {k}; with {n} points it must lie in 1 … {n}")
     if not torch.isfinite(x).all():
         raise ValueError("x has NaN or infinity; clusters need finite numbers")
+    # ‖c‖² − 2 x·c is a small difference of large numbers where all points lie far from 0. Centred
+    # points have the same clusters; others stay as they are, to the last bit.
+    offset = x.mean(0)
+    far = offset.norm() > 10 * (x - offset).norm(dim=-1).mean()
+    offset = offset.where(far, 0.0)
+    x = x - offset
     centre = _spread(x, k, torch.Generator(x.device).manual_seed(seed))
     label, distance = _nearest(x, centre, budget)
     for _ in range(iterations):
@@ -63,7 +69,7 @@ def kmeans(
         label, distance = _nearest(x, centre, budget)
         if torch.equal(label, before):
             break
-    return Clusters(centre, label, float(distance.double().mean()))
+    return Clusters(centre + offset, label, float(distance.double().mean()))
 
 
 def _spread(x: Tensor, k: int, generator: torch.Generator) -> Tensor:

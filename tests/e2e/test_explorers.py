@@ -71,6 +71,19 @@ def test_pooling(page, site, pool):
     np.testing.assert_allclose(numbers(explorer, "scores"), scores, atol=1e-9)
 
 
+def test_pooling_of_old_events_with_the_shortest_half_life(page, site):
+    """The guitar alone is over 1,074 half-lives old: 2^-a is 0 even in float64."""
+    explorer, state = open_explorer(page, site, "01"), stored("01", "axes")
+    explorer.locator("select").select_option(label="recency, normalised")
+    slide(explorer.locator("input[type=range]").nth(0), -5)
+    recent = [j for j, age in enumerate(state["ages"]) if age < 200]
+    for j in recent:
+        explorer.locator("button.name").nth(j).click()
+    want = pooled_vector(state, "recency, normalised", half_life=2**-5, off=recent)
+    assert np.abs(want).max() > 0.1
+    np.testing.assert_allclose(numbers(explorer, "vector"), want, atol=1e-9)
+
+
 @pytest.mark.parametrize("candidate", [0, 3])
 @pytest.mark.parametrize("softmax", [False, True])
 def test_din(page, site, candidate, softmax):

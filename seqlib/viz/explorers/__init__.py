@@ -162,8 +162,10 @@ def pooled_vector(
         age = np.r_[age, np.full(pads, state.get("padAge", 0.0))]
     if pool == "max":
         return e.max(0) if len(e) else np.zeros(e.shape[1])
-    w = 2 ** (-age / half_life) if pool.startswith("recency") else np.ones(len(e))
-    if pool in ("mean", "recency, normalised") and w.sum() > 0:
+    share = pool in ("mean", "recency, normalised") and len(e) > 0
+    newest = age.min() if share else 0.0  # gaps alone count, and the newest weight can't underflow
+    w = 2 ** ((newest - age) / half_life) if pool.startswith("recency") else np.ones(len(e))
+    if share:
         w = w / w.sum()
     return w @ e
 

@@ -11,9 +11,11 @@ function pooled(s) {
     const source = s.axes.map((_, d) => rows.find(r => r.e[d] === v[d])?.j ?? null);
     return { v, source, weights: s.tokens.map(() => null), padded: 0, empty: !rows.length };
   }
-  let w = rows.map(r => s.pool.startsWith("recency") ? 2 ** (-r.age / s.halfLife) : 1);
-  const total = w.reduce((a, b) => a + b, 0), share = s.pool === "mean" || s.pool === "recency, normalised";
-  if (share && total > 0) w = w.map(x => x / total);
+  const share = s.pool === "mean" || s.pool === "recency, normalised";
+  const newest = share ? Math.min(...rows.map(r => r.age)) : 0;   // gaps alone count, and the newest weight can't underflow
+  let w = rows.map(r => s.pool.startsWith("recency") ? 2 ** ((newest - r.age) / s.halfLife) : 1);
+  const total = w.reduce((a, b) => a + b, 0);
+  if (share) w = w.map(x => x / total);
   const v = s.axes.map((_, d) => rows.reduce((a, r, i) => a + w[i] * r.e[d], 0));
   const of = j => rows.reduce((a, r, i) => a + (r.j === j ? w[i] : 0), 0);
   return { v, weights: s.tokens.map((_, j) => of(j)), padded: of(-1), empty: !rows.length };
