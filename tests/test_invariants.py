@@ -13,6 +13,7 @@ import torch
 
 import seqlib
 from seqlib import cost, trace
+from seqlib.data import tensors
 from seqlib.data.log import BatchLoader, EventLog, Requests
 from seqlib.data.schema import Items
 from seqlib.models.registry import load, save
@@ -27,7 +28,7 @@ def model(request):
     m = seqlib.build(request.param, tiny.spec(), seed=1)
     m.train()
     with torch.no_grad():
-        m(tiny.batch())
+        m(tiny.request())
     return m.eval()
 
 
@@ -52,7 +53,7 @@ def test_no_future(model):
             labels=np.zeros((3, 3, 3), np.uint8),
         )
         (batch,) = BatchLoader(log, requests, length=12, batch_size=3)
-        return model(batch)
+        return model(batch.request)
 
     later = [(u, 20 + u, now + after, 1) for u in (0, 1, 2) for after in (0.0, 1e-3, tiny.DAY)]
     assert torch.equal(scores(later), scores([]))
@@ -63,14 +64,14 @@ def test_no_future(model):
 
 @pytest.mark.parametrize("n", [1, 10, 100])
 def test_padding_changes_nothing(model, n):
-    b = tiny.batch()
+    b = tiny.request()
     padded = change(b, events=b.events.pad(n))
     torch.testing.assert_close(model(padded), model(b), **CLOSE)
 
 
 def test_content_of_padding_changes_nothing(model):
     """Not only zeros: whatever stands in a masked position is not looked at."""
-    b = tiny.batch()
+    b = tiny.request()
     e, off = b.events, ~b.events.mask
     junk = dataclasses.replace(
         e,
@@ -82,7 +83,7 @@ def test_content_of_padding_changes_nothing(model):
 
 
 def test_padding_gets_no_gradient(model):
-    b = tiny.batch()
+    b = tiny.request()
     model(b).sum().backward()
     for name, table in model.items.embeddings.items():
         if table.weight.grad is not None:
@@ -91,22 +92,50 @@ def test_padding_gets_no_gradient(model):
 
 def test_candidates_are_independent(model):
     """Adding, removing and permuting candidates changes no other score."""
-    b = tiny.batch(n_candidates=5)
+    b = tiny.request(n_candidates=5)
     full = model(b)
     order = torch.tensor([3, 0, 4])
-    some = change(b, items=Items(b.items.id[:, order]), labels=b.labels[:, order])
+    some = change(b, items=Items(b.items.id[:, order]))
     torch.testing.assert_close(model(some), full[:, order], **CLOSE)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_state_scores_any_number_of_candidates(model, chunk):
+    """``score(prefill)`` equals ``forward``: made once, without a look at the candidates, sliced by
+    request, stored and read again."""
+    b = tiny.request(n_candidates=5)
+    encoder = model.encoder
+    with torch.no_grad():
+        want = encoder(b)
+        state = encoder.prefill(change(b, items=Items(b.items.id[:, :0])))
+        parts = [Items(ids) for ids in b.items.id.split(chunk, dim=1)]
+        got = torch.cat([encoder.score(state, part) for part in parts], dim=1)
+        torch.testing.assert_close(got, want, **CLOSE)
+        again = tensors.unpack(*tensors.pack(state)).to("cpu")
+        for row in range(len(b)):
+            one = encoder.score(again[row : row + 1], Items(b.items.id[row : row + 1]))
+            torch.testing.assert_close(one, want[row : row + 1], **CLOSE)
+
+
+def test_a_state_holds_no_graph_in_evaluation_and_can_be_written(model, tmp_path):
+    with torch.no_grad():
+        state = model.encoder.prefill(tiny.request())
+    tensors.save(state, tmp_path / "state")
+    again = tensors.load(tmp_path / "state")
+    got, want = tensors.pack(again)[0], tensors.pack(state)[0]
+    assert got.keys() == want.keys()
+    assert all(torch.equal(got[k], want[k]) for k in want)
+
+
 def test_batch_of_one_equals_its_row(model):
-    b = tiny.batch()
+    b = tiny.request()
     full = model(b)
     for row in range(len(b)):
         torch.testing.assert_close(model(b[row : row + 1]), full[row : row + 1], **CLOSE)
 
 
 def test_empty_and_single_histories_are_finite_with_finite_gradients(model):
-    b = tiny.batch(lengths=(0, 1, 0))
+    b = tiny.request(lengths=(0, 1, 0))
     model.train()
     logits = model(b)
     logits.sum().backward()
@@ -116,20 +145,20 @@ def test_empty_and_single_histories_are_finite_with_finite_gradients(model):
 
 
 def test_a_history_without_a_column_is_an_empty_one(model):
-    b = tiny.batch(lengths=(0, 0))
+    b = tiny.request(lengths=(0, 0))
     torch.testing.assert_close(model(change(b, events=b.events[:, :0])), model(b), **CLOSE)
 
 
 def test_a_history_matters_unless_the_model_has_none(model):
     """Guards the tests above: a model that ignored its events would pass them all."""
-    b = tiny.batch(lengths=(9, 9))
+    b = tiny.request(lengths=(9, 9))
     moved = change(b, events=dataclasses.replace(b.events, item=(b.events.item + 7) % 30 + 2))
     differs = not torch.allclose(model(b), model(moved), **CLOSE)
     assert differs == (model.recipe["name"] != "item_only")
 
 
 def test_float32_equals_float64(model):
-    b = tiny.batch()
+    b = tiny.request()
     single = model(b)
     double = model.double()(b)
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
@@ -137,11 +166,11 @@ def test_float32_equals_float64(model):
 
 def at_ages(age, lengths=(40, 7, 0, 1)):
     """A batch in 2022 whose j-th newest event has the age ``age(j)`` in seconds."""
-    b = tiny.batch(lengths=lengths)
-    now = b.request_time + 1.6e9
+    b = tiny.request(lengths=lengths)
+    now = b.time + 1.6e9
     time = now[:, None] - age(torch.arange(b.events.mask.shape[1], dtype=torch.float64))
     events = dataclasses.replace(b.events, time=torch.where(b.events.mask, time, 0.0))
-    return change(b, events=events, request_time=now)
+    return change(b, events=events, time=now)
 
 
 def all_alike(b):
@@ -157,9 +186,9 @@ HOSTILE = {
     "ages of 50 years": lambda: at_ages(lambda j: 50 * 365 * tiny.DAY + j),
     "50 years in the future": lambda: at_ages(lambda j: j - 50 * 365 * tiny.DAY),
     "all alike": lambda: all_alike(at_ages(lambda j: 0 * j + 60)),
-    "one event": lambda: tiny.batch(lengths=(1,)),
-    "no event": lambda: tiny.batch(lengths=(0, 0)),
-    "1,000 events": lambda: tiny.batch(lengths=(1000, 10)),
+    "one event": lambda: tiny.request(lengths=(1,)),
+    "no event": lambda: tiny.request(lengths=(0, 0)),
+    "1,000 events": lambda: tiny.request(lengths=(1000, 10)),
 }
 
 
@@ -184,7 +213,7 @@ def test_unlucky_histories_are_finite_and_float32_equals_float64(model):
 
 def test_flops_by_formula_equal_counted(model):
     for lengths, c in (((7, 7), 3), ((12, 12, 12), 5), ((40, 40), 1)):
-        b = tiny.batch(lengths=lengths, n_candidates=c)
+        b = tiny.request(lengths=lengths, n_candidates=c)
         counted = cost.counted_flops(lambda b=b: model(b))
         assert counted == model.flops(len(lengths), c, lengths[0])
 
@@ -192,12 +221,12 @@ def test_flops_by_formula_equal_counted(model):
 def test_state_dict_round_trips_through_safetensors(model, tmp_path):
     save(model, tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors", tiny.spec()).eval()
-    assert torch.equal(again(tiny.batch()), model(tiny.batch()))
+    assert torch.equal(again(tiny.request()), model(tiny.request()))
     assert not (tmp_path / "m.safetensors.partial").exists()
 
 
 def test_trace_does_not_change_the_result(model):
-    b = tiny.batch()
+    b = tiny.request()
     plain = model(b)
     with trace.capture():
         traced = model(b)
@@ -206,7 +235,7 @@ def test_trace_does_not_change_the_result(model):
 
 def test_autocast_agrees(model):
     """bfloat16 has 8 bits of mantissa: logits of order 1 agree to a few hundredths."""
-    b = tiny.batch()
+    b = tiny.request()
     with torch.autocast("cpu", torch.bfloat16):
         half = model(b)
     torch.testing.assert_close(half.float(), model(b), rtol=0.05, atol=0.05)
@@ -214,13 +243,13 @@ def test_autocast_agrees(model):
 
 @pytest.mark.slow
 def test_compile_agrees(model):
-    b = tiny.batch()
+    b = tiny.request()
     compiled = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(compiled(b), model(b), **CLOSE)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_gpu_agrees(model):
-    b = tiny.batch()
+    b = tiny.request()
     host = model(b)
     torch.testing.assert_close(model.cuda()(b.to("cuda")).cpu(), host, rtol=0, atol=1e-4)

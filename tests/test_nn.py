@@ -76,12 +76,12 @@ def test_whole_catalogue_shortcut_equals_the_direct_path():
 
 
 def test_token_switches_take_parts_away():
-    b, spec = tiny.batch(lengths=(5,)), tiny.spec()
+    b, spec = tiny.request(lengths=(5,)), tiny.spec()
     items = ItemEmbedding(spec, EmbeddingConfig())
     only = EventEmbedding(
         items, spec, EmbeddingConfig(use_action=False, use_time=False, use_rank=False)
     )
-    torch.testing.assert_close(only(b.events, b.request_time), items(b.events.item))
+    torch.testing.assert_close(only(b.events, b.time), items(b.events.item))
 
 
 @pytest.mark.parametrize("rank", [None, 2])

@@ -117,11 +117,11 @@ def test_padding_and_empty_rows_have_no_age():
 @pytest.mark.parametrize("half_life", [0.01, 7.0])
 def test_recency_model_keeps_a_user_who_was_away_for_years(half_life):
     model = seqlib.build("recency_pooling", tiny.spec(), seed=0, half_life=half_life).eval()
-    b = tiny.batch(lengths=(7,))
-    v = model.encoder.pool(b.events, b.request_time)
-    later = b.request_time + 20 * 365 * tiny.DAY
+    b = tiny.request(lengths=(7,))
+    v = model.encoder.pool(b.events, b.time)
+    later = b.time + 20 * 365 * tiny.DAY
     model.encoder.embed.config = dataclasses.replace(model.encoder.embed.config, use_time=False)
-    now, then = (model.encoder.pool(b.events, t) for t in (b.request_time, later))
+    now, then = (model.encoder.pool(b.events, t) for t in (b.time, later))
     torch.testing.assert_close(then, now, rtol=0, atol=1e-5)
     assert v.abs().max() > 0.1
     single = model.encoder.pool(b.events, later)
@@ -151,8 +151,8 @@ def test_empty_histories():
         model = seqlib.build(name, tiny.spec(), seed=0)
         with torch.no_grad():
             model.encoder.empty.fill_(0.5)
-        b = tiny.batch(lengths=(0,))
-        assert model.encoder.pool(b.events, b.request_time).eq(0.5).all()
+        b = tiny.request(lengths=(0,))
+        assert model.encoder.pool(b.events, b.time).eq(0.5).all()
 
 
 def test_errors_name_what_is_wrong():
@@ -174,7 +174,7 @@ def test_errors_name_what_is_wrong():
 
 
 def test_histogram_counts_by_hand():
-    spec, b = tiny.spec(), tiny.batch(lengths=(12, 3))
+    spec, b = tiny.spec(), tiny.request(lengths=(12, 3))
     encoder = seqlib.build("topic_histogram", spec, seed=0).encoder
     table = encoder.counts(b.events)
     for row in range(2):
@@ -184,7 +184,7 @@ def test_histogram_counts_by_hand():
             action = int(b.events.action[row, j])
             want[topic] += torch.tensor([1.0] + [float(action >> bit & 1) for bit in range(4)])
         assert torch.equal(table[row], want)
-    out = encoder(b.events, b.items, b.request_time)
+    out = encoder(b)
     topic = spec.items.fields["topic"][b.items.id[0, 1]]
     torch.testing.assert_close(out[0, 1, :5], table[0, topic].log1p())
     torch.testing.assert_close(out[0, 1, 5:10], table[0, topic] / 12)

@@ -17,7 +17,7 @@ from seqlib import trace
 from seqlib.models.baselines.daily import DailyUserEmbedding
 from seqlib.models.transact import OfficialTransAct, TransActConfig, sinusoids
 from seqlib.nn import Encoder, fuse
-from seqlib.nn.attention import SelfAttention
+from seqlib.nn.early_fusion import SelfAttention
 
 HOUR_MS = 3_600_000
 
@@ -544,7 +544,7 @@ def test_what_candidates_share():
         return enc.flops(1, c, 100, None, 64) / c
 
     assert per_candidate(one, 16) < 0.45 * per_candidate(one, 1)
-    assert per_candidate(two, 16) > 0.65 * per_candidate(two, 1)
+    assert per_candidate(two, 16) > 0.6 * per_candidate(two, 1)
 
 
 class Plain(nn.Module):

@@ -60,6 +60,48 @@ def search(time, offsets, user, now):
     return out
 
 
+@njit(cache=True, nogil=True)
+def order(user, time, item, n_users):
+    """Rows by user, then time, then item; what is alike in all three keeps its order.
+
+    A counting sort by user, then each user's times by themselves: no comparison of two users, and
+    none at all for a life that is in order already.
+    """
+    start = np.zeros(n_users + 1, np.int64)
+    for u in user:
+        start[u + 1] += 1
+    start = np.cumsum(start)
+    place = start[:-1].copy()
+    rows = np.empty(len(user), np.int64)
+    for i in range(len(user)):
+        rows[place[user[i]]] = i
+        place[user[i]] += 1
+    for u in range(n_users):
+        life = rows[start[u] : start[u + 1]]
+        when = time[life]
+        rising = True
+        for j in range(1, len(life)):
+            if when[j] <= when[j - 1]:
+                rising = False
+                break
+        if not rising:
+            by_time = np.argsort(when, kind="mergesort")
+            life[:] = life[by_time]
+            _break_ties(life, when[by_time], item)
+    return rows
+
+
+@njit(cache=True, nogil=True)
+def _break_ties(life, when, item):
+    """Within each run of equal times, rows by item: an insertion sort, for runs are short."""
+    for j in range(1, len(life)):
+        row, k = life[j], j
+        while k > 0 and when[k - 1] == when[j] and item[life[k - 1]] > item[row]:
+            life[k] = life[k - 1]
+            k -= 1
+        life[k] = row
+
+
 def dice(seed: int, epoch: int, rows: NDArray[np.int64], n: int) -> NDArray[np.uint64]:
     """(B, n) 64 random-looking bits each: a function of seed, epoch, row and column only.
 

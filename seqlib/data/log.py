@@ -86,7 +86,7 @@ class EventLog:
             n_users = int(col["user"].max(initial=-1)) + 1
         checks.check_values(col, n_users)
         if not checks.strictly_ordered(col["user"], col["time"]):
-            order = np.lexsort((col["item"], col["time"], col["user"]))
+            order = gather.order(col["user"], col["time"], col["item"], n_users)
             for name in col:  # one column at a time, so that never two copies of the log exist
                 col[name] = col[name][order]
             del order

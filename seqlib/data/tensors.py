@@ -114,7 +114,8 @@ def save(record: Tensors, path: str | Path) -> None:
     path = Path(path)
     tensors, tree = pack(record)
     partial = path.with_name(path.name + ".partial")
-    whole = {name: t.contiguous() for name, t in tensors.items()}
+    # A copy each: two parts of a state may hold one tensor, which the format does not allow.
+    whole = {name: t.contiguous().clone() for name, t in tensors.items()}
     save_file(whole, str(partial), metadata={"record": json.dumps(tree)})
     partial.replace(path)
 

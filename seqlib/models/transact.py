@@ -11,8 +11,8 @@ encoder layers follow, then a compression to the newest K rows and one maximum:
 Since c stands in every token, the encoder runs once per candidate. Not all of it has to: in the
 **first** layer the attention logits are, up to terms that a softmax ignores,
 ``S_ij + b_j(c)`` with S free of the candidate, so that exp(S) is computed once per request and a
-candidate only rescales its columns (``nn.attention.SelfAttention.first``). From the second layer on every token
-has seen the candidate, and nothing can be shared any more.
+candidate only rescales its columns (``nn.early_fusion.SelfAttention.first``). From the second layer
+on every token has seen the candidate, and nothing can be shared any more.
 
 Three modes, one code path:
   * ``transact``: the paper's layout, and **strict**: padding and actions inside the random window
@@ -30,7 +30,8 @@ Departures:
     to ``out_dim`` numbers, so that the shared ranker stays as it is; ``out_dim=None`` hands z on.
   * Layers are initialised one by one; the authors' are copies of one another.
   * Attention dropout in the first layer draws one mask for all candidates of a request, and leaves
-    the candidate's own value alone (the weights sum to one, so it is a constant).
+    the candidate's own value alone (the weights sum to one, so it is a constant). A request of one
+    candidate shares nothing and is the paper's layer as printed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Blocks that two models or more share."""
 
-from .attention import Encoder, EncoderLayer, SelfAttention, fuse
 from .beside import Beside, BesideState
 from .dcn import CrossNetwork
+from .early_fusion import Encoder, EncoderLayer, SelfAttention, fuse
 from .embedding import (
     ActionIds,
     EmbeddingConfig,

@@ -1,4 +1,4 @@
-"""Transformer encoder blocks for histories that are read together with a candidate.
+"""TransAct's early fusion: a post-LN encoder over a history with the candidate in every token.
 
 Parameter names are those of ``nn.TransformerEncoder``, so that its state dicts load one to one. What
 is added: key masks that never give NaN where something is visible, last layers that compute only the
@@ -172,7 +172,12 @@ class EncoderLayer(nn.Module):
         return self._rest(x[:, :rows], self.self_attn(x, keys, rows, p))
 
     def first(self, u: Tensor, c: Tensor, keys: Tensor, rows: int) -> Tensor:
-        """u (B, L, d_u), c (B, C, d_c), keys (B, L) -> (B·C, rows, d): the layer on ``[u_i ; c]``."""
+        """u (B, L, d_u), c (B, C, d_c), keys (B, L) -> (B·C, rows, d): the layer on ``[u_i ; c]``.
+
+        A single candidate has nobody to share with: its fused tokens take the plain path.
+        """
+        if c.shape[1] == 1:
+            return self(fuse(u, c), keys, rows)
         p = self.dropout if self.training else 0.0
         attended = self.self_attn.first(u, c, keys, rows, p).flatten(0, 1)
         return self._rest(fuse(u[:, :rows], c), attended)
@@ -228,7 +233,7 @@ class Encoder(nn.Module):
         total, last = 0, len(self.layers) - 1
         for depth, layer in enumerate(self.stack):
             r = min(rows or length, length) if depth == last else length
-            if depth == 0 and d_u is not None:
+            if depth == 0 and d_u is not None and n > 1:
                 total += layer.self_attn.first_flops(b, n, length, r, d_u)
             else:
                 total += layer.self_attn.flops(b * n, length, r)
