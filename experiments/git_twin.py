@@ -40,7 +40,7 @@ from seqlib.data.schema import SECONDS_PER_DAY
 from seqlib.evaluate import Predictions, bootstrap
 from seqlib.metrics import auc, gauc
 from seqlib.nn import MLP
-from seqlib.train import bce
+from seqlib.objectives import bce
 
 from . import runs
 from .pool import train

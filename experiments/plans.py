@@ -155,18 +155,18 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _row(key, group: list[Run], predictions: list[Predictions], data, reference) -> dict[str, Any]:
-    tables = [evaluate(p, data.spec.tasks) for p in predictions]
+    tables = [evaluate(p, data.spec.task_names) for p in predictions]
     row: dict[str, Any] = {"label": key[0], "model": group[0].model, "length": key[1]}
     row |= {"history": group[0].history, "epochs": group[0].epochs, "seeds": len(group)}
     row["cpu_seconds"] = round(float(np.mean([seconds(r) for r in group])), 1)
-    for task in data.spec.tasks:
+    for task in data.spec.task_names:
         metrics = {m: [t[task][m] for t in tables] for m in tables[0][task]}
         row[task] = {
             m: {"mean": round(float(np.mean(v)), 5), "each": [round(x, 5) for x in v]}
             for m, v in metrics.items()
         }
     if "ceiling" in reference:
-        e_auc = row[data.spec.tasks[0]]["e_auc"]["mean"]
+        e_auc = row[data.spec.task_names[0]]["e_auc"]["mean"]
         row["grade"] = round(grade(e_auc, reference["none"], reference["ceiling"]), 4)
     return row
 
@@ -174,7 +174,7 @@ def _row(key, group: list[Run], predictions: list[Predictions], data, reference)
 def _reference(data, lengths: Sequence[int]) -> dict[str, Any]:
     test = data.test
     out: dict[str, Any] = {
-        "task": data.spec.tasks[0],
+        "task": data.spec.task_names[0],
         "test_requests": len(test),
         "test_users": len(np.unique(test.user)),
         "train_requests": len(data.train),

@@ -31,7 +31,7 @@ from seqlib.metrics import auc
 from seqlib.models.ranker import Ranker
 from seqlib.multitask import PINTEREST, LabelWeights, weighted_bce
 from seqlib.nn import EmbeddingConfig
-from seqlib.train import FitConfig, bce, fit
+from seqlib.train import FitConfig, fit
 
 HERE = Path(__file__).parent
 CACHE, RESULTS = HERE / "cache", HERE / "results"
@@ -179,8 +179,8 @@ def _fit(run: Run, threads: int, progress: bool = False) -> tuple[Ranker, float,
         model,
         train,
         config,
+        None if weights is None else weighted_bce(weights),
         validate=None if held_out is None else partial(_auc, loader=held_out),
-        loss=bce if weights is None else weighted_bce(weights),
         device="cpu",
         progress=progress,
     )

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from . import metrics
+from .data.schema import Task
+from .nn.heads import predictions as of_heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +48,13 @@ def predict(model: nn.Module, loader: Any, device: torch.device | str | None = N
     parts: list[tuple[NDArray, ...]] = []
     has_truth = True
     for batch in loader:
-        score = torch.sigmoid(model(batch.to(device)).double()).cpu().numpy()
-        has_truth &= batch.truth is not None
-        truth = batch.truth.numpy() if batch.truth is not None else np.zeros(0)
-        parts.append(
-            (score, batch.labels.numpy().astype(np.float64), batch.user.numpy(),
-             batch.index.numpy(), truth)
-        )  # fmt: skip
+        outputs = model(batch.request.to(device)).double().cpu()
+        score = of_heads(outputs, getattr(model, "tasks", ())).numpy()
+        answers = batch.answers
+        has_truth &= answers.truth is not None
+        truth = np.zeros(0) if answers.truth is None else answers.truth.numpy()
+        label = answers.labels.numpy().astype(np.float64)
+        parts.append((score, label, batch.request.user.numpy(), batch.index.numpy(), truth))
     model.train(was_training)
     if not parts:
         raise ValueError("the loader has no batches; there is nothing to predict")
@@ -61,11 +63,11 @@ def predict(model: nn.Module, loader: Any, device: torch.device | str | None = N
     return Predictions(*(c[order] for c in columns))
 
 
-def evaluate(predictions: Predictions, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+def evaluate(predictions: Predictions, tasks: Sequence[str | Task]) -> dict[str, dict[str, float]]:
     """Task -> metric -> value: AUC, GAUC, log loss, NE, ECE, and expected AUC where truth is known."""
     out: dict[str, dict[str, float]] = {}
     user = np.repeat(predictions.user, predictions.score.shape[1])
-    for t, task in enumerate(tasks):
+    for t, task in enumerate(map(str, tasks)):
         p, y = predictions.score[..., t].ravel(), predictions.label[..., t].ravel()
         grouped = metrics.gauc(p, y, user)
         out[task] = {

@@ -6,14 +6,17 @@ user did, ``w_h = Σ_a M[h, a] y_a``, and pins are ranked by a utility ``S = Σ_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from .data.schema import RequestBatch
+from .objectives import Objective, outputs_and_terms
 
 UTILITY = (1.0, 1.0, -1.0)  # click, like or share, hide; the paper does not give its own
 
@@ -57,20 +60,31 @@ PINTEREST = LabelWeights(((100, 0, 100, 1), (0, 100, 100, 1), (1, 5, 10, 1)))
 EQUAL = LabelWeights(((1, 1, 1, 1),) * 3)
 
 
-def weighted_bce(weights: LabelWeights) -> Callable[[Tensor, Tensor], Tensor]:
-    """The paper's loss as ``fit(loss=…)`` takes it: (B, C, T) logits and labels -> ().
+def weighted_loss(logits: Tensor, labels: Tensor, weights: LabelWeights) -> Tensor:
+    """``Σ_h w_h BCE_h``, averaged over candidates and divided by the batch's mean weight.
 
-    ``Σ_h w_h BCE_h``, averaged over candidates and divided by the batch's mean weight, so that a
-    matrix of hundreds needs no other learning rate. (The paper prints the second term of BCE as
-    (1 − y)(1 − log f); log(1 − f) is meant.)
+    The division keeps one learning rate for all matrices, also one of hundreds. (The paper prints
+    the second term of BCE as (1 − y)(1 − log f); log(1 − f) is meant.)
+
+    Args:
+        logits, labels: (B, C, T).
+
+    Returns:
+        ().
     """
+    each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    w = weights(labels)
+    return (w * each).sum(-1).mean() / w.mean()
 
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
-        w = weights(labels)
-        return (w * each).sum(-1).mean() / w.mean()
 
-    return loss
+def weighted_bce(weights: LabelWeights) -> Objective:
+    """The paper's loss as an objective: ``weighted_loss``, and what parts of the model publish."""
+
+    def objective(model: nn.Module, batch: RequestBatch) -> dict[str, Tensor]:
+        logits, published = outputs_and_terms(model, batch)
+        return {"weighted": weighted_loss(logits, batch.answers.labels, weights)} | published
+
+    return objective
 
 
 def utility(scores: NDArray, weights: Sequence[float] = UTILITY) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,6 +79,19 @@ def task_loss(output: Tensor, answers: Answers, t: int, task: Task) -> Tensor:
     return (each * weight).sum() / weight.sum().clamp_min(1e-12)
 
 
+def bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy summed over tasks, averaged over candidates: (B, C, T) twice -> ()."""
+    loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    return loss.sum(-1).mean()
+
+
+def outputs_and_terms(model: nn.Module, batch: RequestBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """One forward: the ranker's (B, C, T), and the terms that parts of it published."""
+    with collect() as published:
+        outputs = model(batch.request)
+    return outputs, {name: term(batch.answers) for name, term in published.items()}
+
+
 def supervised(tasks: Sequence[Task]) -> Objective:
     """One term per task, and those that parts of the model publish: what ``fit`` minimises by default.
 
@@ -86,11 +100,26 @@ def supervised(tasks: Sequence[Task]) -> Objective:
     """
 
     def objective(model: nn.Module, batch: RequestBatch) -> dict[str, Tensor]:
-        with collect() as published:
-            outputs = model(batch.request)
-        terms = {
-            task.name: task_loss(outputs, batch.answers, t, task) for t, task in enumerate(tasks)
-        }
-        return terms | {name: term(batch.answers) for name, term in published.items()}
+        outputs, published = outputs_and_terms(model, batch)
+        answers = batch.answers
+        of_tasks = {task.name: task_loss(outputs, answers, t, task) for t, task in enumerate(tasks)}
+        return of_tasks | published
 
     return objective
+
+
+def checked(terms: Any) -> dict[str, Tensor]:
+    """What an objective gave.
+
+    Raises:
+        TypeError: it is no mapping of names to scalar tensors, or an empty one.
+    """
+    scalars = isinstance(terms, dict) and all(
+        isinstance(term, Tensor) and term.ndim == 0 for term in terms.values()
+    )
+    if not scalars or not terms:
+        raise TypeError(
+            f"the objective gave {terms!r:.200}; it must give named scalars, such as "
+            f'{{"click": loss}} with a loss of shape ()'
+        )
+    return terms

@@ -4,332 +4,394 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .checkpoint import Checkpoint, rng_state, set_rng_state
+from .data.identity import contents_digest, name_of
 from .data.schema import RequestBatch
-
-
-class Loader(Protocol):
-    """What ``fit`` needs of a loader of request batches; ``BatchLoader`` is one."""
-
-    def __iter__(self): ...
-    def __len__(self) -> int: ...
-    def set_epoch(self, epoch: int) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class TrainingError(RuntimeError):
-    """Training can't go on; the message says at which batch and what is kept."""
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Recipe of one training run.
-
-    Attributes:
-        epochs: passes over the loader. lr: peak learning rate. weight_decay: AdamW's.
-        warmup: share of all steps in which the learning rate rises from 0 to its peak (linear),
-            before it falls back to 0 (cosine).
-        clip: largest gradient norm. seed: of everything random inside the model (dropout).
-        amp: bfloat16 autocast. compile: run the model through ``torch.compile``.
-        patience: epochs without a better validation value before stopping; None never stops.
-    """
-
-    epochs: int = 1
-    lr: float = 5e-3
-    weight_decay: float = 1e-5
-    warmup: float = 0.1
-    clip: float = 5.0
-    seed: int = 0
-    amp: bool = False
-    compile: bool = False
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; it is a share of all steps, in [0, 1)")
-
-
-@dataclass
-class History:
-    """What happened: one loss per step, one validation value per epoch, seconds in all."""
-
-    loss: list[float] = field(default_factory=list)
-    valid: list[float] = field(default_factory=list)
-    best_epoch: int | None = None
-    seconds: float = 0.0
-
-
-def bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy summed over tasks, averaged over candidates: (B, C, T) twice -> ()."""
-    loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
-    return loss.sum(-1).mean()
-
-
-def auxiliary_loss(model: nn.Module, labels: Tensor) -> Tensor | int:
-    """Losses that parts of a model have of their own, such as SIM's soft search; 0 if none has.
-
-    A part that has one keeps what it needs in its forward and returns the loss for the labels
-    (B, C, T) from a method ``auxiliary_loss(labels)``, once.
-    """
-    parts = [m for m in model.modules() if hasattr(m, "auxiliary_loss")]
-    return sum(m.auxiliary_loss(labels) for m in parts)  # type: ignore[operator, misc]
-
-
-def learning_rate(step: int, total: int, config: FitConfig) -> float:
-    """Linear warm-up to ``config.lr`` over ``warmup·total`` steps, then a cosine to 0."""
-    warm = config.warmup * total
-    if step < warm:
-        return config.lr * (step + 1) / math.ceil(warm)
-    done = (step - warm) / max(total - warm, 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+from .objectives import Objective, checked, supervised
+from .processes import (
+    Processes,
+    TrainingError,
+    own_device,
+    require_alike,
+    require_equal_weights,
+    saved_buffers,
+    share_buffers,
+)
+from .processes import distributed as distributed  # its callers know it by this module
+from .recipe import FitConfig, History, Loader, learning_rate
 
 
 def fit(
     model: nn.Module,
     loader: Loader,
     config: FitConfig | None = None,
+    objective: Objective | None = None,
     *,
     validate: Callable[[nn.Module], float] | None = None,
     before_step: Callable[[RequestBatch, float], None] | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = bce,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     resume: bool = False,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> History:
-    """Train ``model`` on ``loader`` and leave the best weights in it.
+    """Train ``model`` on ``loader``; leave the best weights in it, and it in evaluation mode.
 
     AdamW, warm-up and cosine, clipped gradients. Under ``torchrun`` every process passes its own
-    shard (``BatchLoader(rank=…, world_size=…)``) and gradients are averaged by DDP.
+    shard (``BatchLoader(rank=…, world_size=…)``) and gradients are averaged by DDP. What one
+    process meets ends all of them, and all hold the same weights, buffers and history.
 
     Args:
-        model: maps a ``RequestBatch`` to logits (B, C, T).
-        loader: batches; ``set_epoch`` reshuffles, ``state_dict`` makes resuming exact.
+        model: maps a ``Request`` to outputs (B, C, T).
+        loader: batches; ``set_epoch`` reshuffles, ``state_dict`` makes resuming exact, and
+            ``identity``, if it has one, tells its data and settings from others.
         config: the recipe.
+        objective: (model, batch) -> named scalars, which are added up; the history keeps each. None
+            is ``objectives.supervised``: one term per task of the model, by its kind.
         validate: called after every epoch with the model in evaluation mode; larger is better.
-            With it, the weights of the best epoch are kept and ``patience`` stops early. Give it
-            validation requests, never test requests.
+            With it, the weights of the best epoch are kept and ``patience`` stops early. A value
+            that is not finite is never the best. Give it validation requests, never test requests;
+            under torchrun the same to every process: each calls it, and process 0's value counts.
         before_step: called between backward and the optimiser's step with the batch and the
-            learning rate; mini-batch aware regularisation hooks in here.
-        loss: maps logits and labels, both (B, C, T), to a scalar.
+            learning rate; mini-batch aware regularisation hooks in here. Under torchrun it must
+            change weights alike on all processes.
         checkpoint: file for everything that is needed to go on; written beside and renamed, every
-            ``checkpoint_every`` steps and after each epoch.
-        resume: go on from ``checkpoint`` if it exists, to the same result as an unbroken run.
+            ``checkpoint_every`` steps and after each epoch. One run at a time may hold it.
+        resume: go on from ``checkpoint`` if it exists, to the same result as an unbroken run. A
+            run that had ended, early or not, gives its weights and history and trains nothing.
         device: "cpu", "cuda", …; None takes a GPU if there is one.
         progress: show a progress bar.
 
     Returns:
-        Losses, validation values, seconds.
+        Losses (under torchrun their mean over processes), validation values, seconds.
 
     Raises:
         TrainingError: loss or gradient is NaN or infinite; names the batch. The last good
-            checkpoint stays as it was.
-        ValueError: ``resume`` from a checkpoint of another recipe or model; an empty loader.
+            checkpoint stays as it was. Or no validation value was finite. Or, under torchrun,
+            whatever another process met.
+        ValueError: an empty loader; ``resume`` from a checkpoint that is damaged or of another
+            recipe, model, objective or data; a checkpoint that another run holds; processes that differ.
     """
     config = config or FitConfig()
-    if len(loader) == 0:
-        raise ValueError("the loader has no batches; there is nothing to train on")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(device)
-    torch.manual_seed(config.seed)
-    runner = _wrap(model, config, device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    for wrong, message in (
+        (checkpoint_every < 1, f"checkpoint_every is {checkpoint_every}; it must be at least 1"),
+        (resume and checkpoint is None, "resume=True needs checkpoint=PATH"),
+        (config.patience is not None and validate is None, "patience needs validate=FUNCTION"),
+    ):
+        if wrong:
+            raise ValueError(message)
+    objective = objective or supervised(model.tasks)  # type: ignore[arg-type]
+    run = _Run(
+        model, loader, config, objective, validate, before_step, own_device(device), checkpoint
     )
-    run = _Run(model, optimizer, loader, config, Path(checkpoint) if checkpoint else None)
-    if resume:
-        run.load()
-    started = time.perf_counter() - run.history.seconds
-    total = config.epochs * len(loader)
-
-    for epoch in range(run.epoch, config.epochs):
-        loader.set_epoch(epoch)
-        if resume and epoch == run.epoch and run.loader_state is not None:
-            loader.load_state_dict(run.loader_state)
-        model.train()
-        for batch in tqdm(loader, desc=f"epoch {epoch + 1}", disable=not progress, leave=False):
-            lr = learning_rate(run.step, total, config)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            value = _step(runner, batch.to(device, non_blocking=True), optimizer, config, run.step,
-                          lr, loss, before_step, run.path)  # fmt: skip
-            run.history.loss.append(value)
-            run.step += 1
-            if run.path and run.step % checkpoint_every == 0:
-                run.history.seconds = time.perf_counter() - started
-                run.save(epoch, loader.state_dict())
-        run.history.seconds = time.perf_counter() - started
-        stop = validate is not None and run.note(epoch, _validate(model, validate), config.patience)
-        if run.path:
-            run.save(epoch + 1, None)
-        if stop:
-            break
-    if run.best is not None:
-        model.load_state_dict(run.best)
+    try:
+        with run.alone():
+            if resume:
+                run.load()
+            while not run.finished:
+                model.train()
+                for batch in run.batches(progress):
+                    run.train_on(batch)
+                    if run.step % checkpoint_every == 0:
+                        run.save(within_epoch=True)
+                run.end_epoch()
+                run.save(within_epoch=False)
+            run.best.take()
+    finally:
+        model.eval()
     return run.history
 
 
-def _wrap(model: nn.Module, config: FitConfig, device: torch.device) -> nn.Module:
-    """The model as it is called in training: compiled, and under torchrun inside DDP."""
-    runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        ids = [device.index or 0] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(runner, device_ids=ids)
-    return runner
-
-
-def _step(
-    runner: nn.Module,
-    batch: RequestBatch,
-    optimizer: torch.optim.Optimizer,
-    config: FitConfig,
-    step: int,
-    lr: float,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    before_step: Callable[[RequestBatch, float], None] | None,
-    path: Path | None,
-) -> float:
-    """One optimiser step; returns the loss."""
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=config.amp):
-        loss = criterion(runner(batch), batch.labels) + auxiliary_loss(runner, batch.labels)
-    value = float(loss.detach())
-    if math.isfinite(value):
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(runner.parameters(), config.clip))
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        what = f"loss is {value}" if not math.isfinite(value) else f"gradient norm is {norm}"
-        kept = f"the last good checkpoint is {path}" if path else "no checkpoint was asked for"
-        rows = batch.index[:4].tolist()
-        raise TrainingError(f"{what} at step {step} (requests {rows}, …); stopped, {kept}")
-    if before_step is not None:
-        before_step(batch, lr)
-    optimizer.step()
-    return value
-
-
-def _validate(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:
-    model.eval()
-    with torch.no_grad():
-        return float(validate(model))
-
-
 class _Run:
-    """State of a run that a checkpoint holds."""
+    """What a run holds between its steps, and what a checkpoint keeps of it."""
 
-    def __init__(self, model, optimizer, loader, config: FitConfig, path: Path | None) -> None:
-        self.model, self.optimizer, self.path = model, optimizer, path
-        self.step, self.epoch, self.history = 0, 0, History()
-        self.best: dict[str, Tensor] | None = None
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Loader,
+        config: FitConfig,
+        objective: Objective,
+        validate: Callable[[nn.Module], float] | None,
+        before_step: Callable[[RequestBatch, float], None] | None,
+        device: torch.device,
+        checkpoint: str | Path | None,
+    ) -> None:
+        self.model, self.loader, self.config = model.to(device), loader, config
+        self.validate, self.before_step, self.device = validate, before_step, device
+        self.processes = Processes()
+        self.file: Checkpoint | None = None
+        if checkpoint is not None or self.processes.count > 1:
+            with self.processes.together("the recipe"):
+                recipe = _recipe(self, objective)
+            require_alike(recipe, loader, self.processes)
+            self.file = Checkpoint(checkpoint, recipe) if checkpoint is not None else None
+        if len(loader) == 0:
+            raise ValueError("the loader has no batches; there is nothing to train on")
+        torch.manual_seed(config.seed)
+        self.objective = _wrapped(model, objective, config, device, self.processes)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.step, self.epoch, self.finished = 0, 0, False
+        self.history = History()
+        self.best = _Best(model, self.history, config.patience)
         self.loader_state: dict[str, Any] | None = None
-        shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-        recipe = {"fit": dataclasses.asdict(config), "model": getattr(model, "recipe", {})}
-        self.recipe = {**recipe, "shapes": shapes, "batches": len(loader)}
+        self._started = time.perf_counter()
 
-    def note(self, epoch: int, value: float, patience: int | None) -> bool:
-        """Keep the best weights; True when patience has run out."""
-        self.history.valid.append(value)
-        best = self.history.best_epoch
-        if best is None or value > self.history.valid[best]:
-            self.history.best_epoch = best = epoch
-            self.best = copy.deepcopy(self.model.state_dict())
-        return patience is not None and epoch - best >= patience
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the checkpoint against other runs, if there is one."""
+        with ExitStack() as held:
+            with self.processes.together("taking the checkpoint"):
+                if self.file is not None and self.processes.rank == 0:
+                    held.enter_context(self.file.alone())
+            yield
 
-    def save(self, epoch: int, loader_state: dict[str, Any] | None) -> None:
-        """Write everything under a temporary name, then rename: never half a file."""
-        if self.path is None or (dist.is_initialized() and dist.get_rank() != 0):
-            return
-        rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            rng["cuda"] = torch.cuda.get_rng_state_all()
-        state = {
-            "recipe": self.recipe,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "history": dataclasses.asdict(self.history),
-            "step": self.step,
-            "epoch": epoch,
-            "loader": loader_state,
-            "rng": rng,
-        }
-        partial = self.path.with_name(self.path.name + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.path)
-
-    def load(self) -> None:
-        """Take up a checkpoint, if there is one.
+    def batches(self, progress: bool) -> Iterator[RequestBatch]:
+        """The batches that are left of the epoch, on every process as many.
 
         Raises:
-            ValueError: it belongs to another recipe; the message names what differs.
+            TrainingError: the loader gave more or fewer than its length.
         """
-        if self.path is None:
-            raise ValueError("resume=True needs checkpoint=PATH")
-        if not self.path.exists():
+        with self.processes.together("the loader"):
+            self.loader.set_epoch(self.epoch)
+            if self.loader_state is not None:
+                self.loader.load_state_dict(self.loader_state)
+            n, given = len(self.loader), iter(self.loader)
+        first = self.step - self.epoch * n
+        rest = tqdm(
+            range(first, n + 1),
+            desc=f"epoch {self.epoch + 1}",
+            total=n,
+            initial=first,
+            disable=not progress,
+            leave=False,
+        )
+        for i in rest:
+            with self.processes.together("the loader"):
+                batch = next(given, None)
+                if (batch is None) != (i == n):
+                    was = f"ended after {i}" if batch is None else "did not end after its"
+                    raise TrainingError(f"the loader {was} batches; its length is {n}")
+                if batch is None:
+                    return
+                batch = batch.to(self.device, non_blocking=True)
+            yield batch
+
+    def train_on(self, batch: RequestBatch) -> None:
+        """One optimiser step; notes the loss."""
+        total = self.config.epochs * len(self.loader)
+        lr = learning_rate(self.step, total, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.processes.together("the forward pass"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
+                terms = checked(self.objective(batch))
+                loss = torch.stack(list(terms.values())).sum()
+            values = {name: float(term.detach()) for name, term in terms.items()}
+            self._require_finite("loss", float(loss.detach()), batch)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        with self.processes.together("before_step"):
+            self._require_finite("gradient norm", norm, batch)
+            if self.before_step is not None:
+                self.before_step(batch, lr)
+        self.optimizer.step()
+        self.step += 1
+        self._keep(values)
+
+    def _keep(self, terms: dict[str, float]) -> None:
+        """Note this step's terms and their sum, the mean over processes of each."""
+        history = self.history
+        if history.loss and history.terms.keys() != terms.keys():
+            raise TrainingError(
+                f"the objective gave the terms {sorted(terms)} at step {self.step - 1} and "
+                f"{sorted(history.terms)} before; a run has the same at every step"
+            )
+        every = [self.processes.numbers(value) for value in terms.values()]
+        means = [sum(values) / len(values) for values in every]
+        for name, mean in zip(terms, means, strict=True):
+            history.terms.setdefault(name, []).append(mean)
+        history.loss.append(sum(means))
+
+    def _require_finite(self, name: str, value: float, batch: RequestBatch) -> None:
+        if math.isfinite(value):
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        if _digest(state["recipe"]) != _digest(self.recipe):
-            differs = ", ".join(_differences(state["recipe"], self.recipe))
-            raise ValueError(f"{self.path} is a checkpoint of another run; it differs in {differs}")
-        self.model.load_state_dict(state["model"])
+        kept = "no checkpoint was asked for"
+        if self.file is not None:
+            kept = f"the last good checkpoint is {self.file.path}"
+        rows = batch.index[:4].tolist()
+        raise TrainingError(
+            f"{name} is {value} at step {self.step} (requests {rows}, …); stopped, {kept}"
+        )
+
+    def end_epoch(self) -> None:
+        """Bring the processes' buffers together, validate, and decide whether the run goes on."""
+        share_buffers(self.model, self.processes)
+        require_equal_weights(self.model, self.processes)
+        stop = False
+        if self.validate is not None:
+            self.model.eval()
+            with self.processes.together("validate"), torch.no_grad():
+                value = float(self.validate(self.model))
+            stop = self.best.note(self.epoch, self.processes.from_first(value))
+        self.epoch += 1
+        self.loader_state = None
+        self.finished = stop or self.epoch == self.config.epochs
+        self._read_clock()
+
+    def save(self, within_epoch: bool) -> None:
+        """Write a checkpoint, if one was asked for; within an epoch with the loader's place."""
+        if self.file is None:
+            return
+        self._read_clock()
+        with self.processes.together("the loader"):
+            place = self.loader.state_dict() if within_epoch else None
+        own = {
+            "loader": place,
+            "rng": rng_state(self.device),
+            "buffers": {name: b.cpu() for name, b in saved_buffers(self.model)},
+        }
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best.weights,
+            "history": dataclasses.asdict(self.history),
+            "step": self.step,
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "processes": self.processes.gather(own),
+        }
+        with self.processes.together("writing the checkpoint"):
+            if self.processes.rank == 0:
+                self.file.write(state)
+
+    def load(self) -> None:
+        """Take up the checkpoint, if there is one; process 0 reads it for all.
+
+        Raises:
+            ValueError: it is damaged, or belongs to another recipe; the message names what differs.
+        """
+        assert self.file is not None
+        state = None
+        with self.processes.together("reading the checkpoint"):
+            if self.processes.rank == 0:
+                state = self.file.read()
+        state = self.processes.from_first(state)
+        if state is None:
+            return
+        own = state["processes"][self.processes.rank]
+        self.model.load_state_dict({**state["model"], **own["buffers"]})
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.history = state["best"], History(**state["history"])
-        self.step, self.epoch, self.loader_state = state["step"], state["epoch"], state["loader"]
-        torch.set_rng_state(state["rng"]["cpu"])
-        if "cuda" in state["rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+        self.history = History(**state["history"])
+        self.best = _Best(self.model, self.history, self.config.patience, state["best"])
+        self.step, self.epoch, self.finished = state["step"], state["epoch"], state["finished"]
+        self.loader_state = own["loader"]
+        set_rng_state(own["rng"], self.device)
+        self._started = time.perf_counter() - self.history.seconds
+
+    def _read_clock(self) -> None:
+        self.history.seconds = time.perf_counter() - self._started
 
 
-def _digest(recipe: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+def _recipe(run: _Run, objective: Objective) -> dict[str, Any]:
+    """Everything that decides the run, as plain values; a run of another may not go on."""
+    model, identity = run.model, getattr(run.loader, "identity", None)
+    return {
+        "fit": dataclasses.asdict(run.config),
+        "model": getattr(model, "recipe", {}) or name_of(model),
+        "shapes": {k: f"{v.dtype} {list(v.shape)}" for k, v in model.state_dict().items()},
+        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+        "batches": len(run.loader),
+        "loader": identity() if identity is not None else None,
+        "objective": {"name": name_of(objective), "contents": contents_digest(objective)},
+        "validate": name_of(run.validate),
+        "before_step": name_of(run.before_step),
+        "processes": run.processes.count,
+    }
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any], at: str = "") -> list[str]:
-    out = []
-    for key in sorted(set(a) | set(b)):
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) and isinstance(y, dict):
-            out += _differences(x, y, f"{at}{key}.")
-        elif _plain(x) != _plain(y):
-            out.append(f"{at}{key} ({x} there, {y} here)")
-    return out
+class _Best:
+    """The best epoch's weights, and when to stop looking for better ones."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        history: History,
+        patience: int | None,
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.model, self.history, self.patience = model, history, patience
+        self.weights = weights
+
+    def note(self, epoch: int, value: float) -> bool:
+        """Keep the best weights; True when patience has run out."""
+        best = self.history.best_epoch
+        self.history.valid.append(value)
+        if math.isfinite(value) and (best is None or value > self.history.valid[best]):
+            self.history.best_epoch = best = epoch
+            self.weights = copy.deepcopy(self.model.state_dict())
+        without_better = epoch - (-1 if best is None else best)
+        return self.patience is not None and without_better >= self.patience
+
+    def take(self) -> None:
+        """Put the best epoch's weights into the model.
+
+        Raises:
+            TrainingError: there was validation, and no epoch had a finite value.
+        """
+        if self.weights is not None:
+            self.model.load_state_dict(self.weights)
+        elif self.history.valid:
+            raise TrainingError(
+                f"validate gave no finite value in {len(self.history.valid)} epochs "
+                f"({self.history.valid[-1]} in the last), so none is the best; the model has the "
+                f"last epoch's weights. Look for a metric without positives or without negatives"
+            )
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+class _Training(nn.Module):
+    """Model and objective as one module: DDP must see all that gradients flow through."""
+
+    def __init__(self, model: Any, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: RequestBatch) -> dict[str, Tensor]:
+        """The terms of a batch."""
+        return self.objective(self.model, batch)
 
 
-def distributed() -> tuple[int, int]:
-    """Join the group that ``torchrun`` started: (rank, world size); (0, 1) without torchrun.
-
-    gloo on a CPU, nccl on GPUs. Each process must then load its own shard:
-    ``BatchLoader(…, rank=rank, world_size=world_size)``.
-    """
-    if "RANK" not in os.environ:
-        return 0, 1
-    if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group(backend)
-    return dist.get_rank(), dist.get_world_size()
+def _wrapped(
+    model: nn.Module,
+    objective: Objective,
+    config: FitConfig,
+    device: torch.device,
+    processes: Processes,
+) -> nn.Module:
+    """The model with its objective as it is called in training: compiled, and in DDP if there are
+    several processes."""
+    training = _Training(torch.compile(model) if config.compile else model, objective)
+    if processes.count == 1:
+        return training
+    # Both switches also keep collective operations out of the forward pass, where one process may
+    # fail: buffers are brought together after each epoch, gradients in the backward pass. Some
+    # models have a parameter that no batch of a run uses; where none has, DDP says so once.
+    return nn.parallel.DistributedDataParallel(
+        training,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        find_unused_parameters=True,
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 import seqlib
-from seqlib.data.schema import DataSpec, Events, Items, ItemTable, RequestBatch
+from seqlib.data.schema import DataSpec, Events, Items, ItemTable, Request
 from seqlib.nn import EmbeddingConfig
-from seqlib.train import bce
+from seqlib.objectives import bce
 
 B, C, L, N, DAY = 16, 16, 10_000, 20_000, 86_400.0
 
@@ -36,8 +36,8 @@ def spec() -> DataSpec:
     )
 
 
-def batch() -> RequestBatch:
-    """16 requests with full histories."""
+def batch() -> tuple[Request, torch.Tensor]:
+    """16 requests with full histories, and their labels."""
     torch.manual_seed(0)
     now = torch.full((B,), 700 * DAY, dtype=torch.float64)
     age = torch.arange(1, L + 1, dtype=torch.float64) * 5_000
@@ -53,7 +53,7 @@ def batch() -> RequestBatch:
     zeros = torch.zeros(B, dtype=torch.int64)
     labels = (torch.rand(B, C, 1) < 0.3).float()
     items = Items(torch.randint(2, N + 2, (B, C)))
-    return RequestBatch(events, items, labels, now, zeros, zeros, zeros, zeros).validate()
+    return Request(events, items, now, zeros, zeros, zeros).validate(), labels
 
 
 def peak_mb() -> int:
@@ -73,9 +73,9 @@ if __name__ == "__main__":
     model = seqlib.build(name, spec(), embedding=EmbeddingConfig(key_dim=64, id_dim=64), **options)
     assert model.items.n_inputs == 144
     optimizer = torch.optim.AdamW(model.parameters())
-    requests = batch()
+    request, labels = batch()
     for _ in range(2):
         optimizer.zero_grad()
-        bce(model(requests), requests.labels).backward()
+        bce(model(request), labels).backward()
         optimizer.step()
     print(peak_mb())

@@ -170,30 +170,30 @@ def test_hits_are_the_librarys():
 # --- the explorer's reference is the library's model ------------------------------------------
 
 
-def without(batch, hidden):
-    """The batch with some events masked where they stand: the others keep their rows."""
-    mask = batch.events.mask & ~hidden
-    return dataclasses.replace(batch, events=dataclasses.replace(batch.events, mask=mask))
+def without(request, hidden):
+    """The request with some events masked where they stand: the others keep their rows."""
+    mask = request.events.mask & ~hidden
+    return dataclasses.replace(request, events=dataclasses.replace(request.events, mask=mask))
 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_the_explorer_computes_the_librarys_logits(strict, monkeypatch):
-    model, batch, state = tiny.transact_explorer()
+    model, request, state = tiny.transact_explorer()
     off = torch.zeros(1, 12, dtype=torch.bool)
     off[0, [2, 5]] = True
     if strict:
-        age = (batch.request_time[:, None] - batch.events.time) / 3_600
-        changed = without(batch, off | (age <= 1.0))
+        age = (request.time[:, None] - request.events.time) / 3_600
+        changed = without(request, off | (age <= 1.0))
     else:  # the authors' masks: the window as it is drawn in training
         paper = seqlib.build(
             "transact_paper", tiny.spec(), seed=0, **tiny.SMALL_TRANSACT, window=2.0
         )
         paper.load_state_dict(model.state_dict(), strict=False)
-        model, changed = paper.train(), without(batch, off)
+        model, changed = paper.train(), without(request, off)
         monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.tensor(0.5, dtype=k["dtype"]))
     with torch.no_grad():
         want = model(changed)[0]
-        far = float((model(batch)[0] - want).abs().max())
+        far = float((model(request)[0] - want).abs().max())
     options = {"window": 1.0, "strict": strict, "off": [2, 5]}
     for c in range(3):
         got = torch.tensor(explorers.transact_forward(state, c, **options)["logits"])
@@ -202,11 +202,11 @@ def test_the_explorer_computes_the_librarys_logits(strict, monkeypatch):
 
 
 def test_the_explorers_attention_is_the_librarys():
-    model, batch, state = tiny.transact_explorer(
+    model, request, state = tiny.transact_explorer(
         0.1
     )  # at .3 the softmax is so sharp that rounding decides
     with torch.no_grad(), seqlib.trace.capture() as t:
-        model(batch)
+        model(request)
     for c in range(3):
         got = torch.tensor(explorers.transact_forward(state, c)["attention"])
         want = t["encoder.attention"][c, 0].double()

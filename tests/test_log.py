@@ -55,7 +55,7 @@ def brute_force(events, user, now, length):
 
 def assert_row(batch, row, expected):
     """Row ``row`` of the batch holds exactly these events, and padding after them."""
-    n, e = len(expected), batch.events
+    n, e = len(expected), batch.request.events
     for k, name in enumerate(FIELDS):
         column = {"item": 1, "time": 2, "action": 3, "surface": 4, "watch": 5, "duration": 6}[name]
         got = getattr(e, name)[row]
@@ -97,12 +97,12 @@ def test_batches_equal_a_brute_force_join(events, rows, length, batch_size, shuf
         for row, i in enumerate(batch.index.tolist()):
             histories.append(brute_force(events, *rows[i], length))
             assert_row(batch, row, histories[-1])
-            assert batch.items.id[row].tolist() == requests.items[i].tolist()
-            assert batch.labels[row].tolist() == requests.labels[i].tolist()
-            assert batch.truth[row].tolist() == requests.truth[i].tolist()
-            assert (batch.user[row], batch.request_time[row]) == rows[i]
-            assert (batch.surface[row], batch.position[row]) == (i % 2, i * 3)
-        assert batch.events.shape[1] == max(1, *(len(h) for h in histories))
+            assert batch.request.items.id[row].tolist() == requests.items[i].tolist()
+            assert batch.answers.labels[row].tolist() == requests.labels[i].tolist()
+            assert batch.answers.truth[row].tolist() == requests.truth[i].tolist()
+            assert (batch.request.user[row], batch.request.time[row]) == rows[i]
+            assert (batch.request.surface[row], batch.request.position[row]) == (i % 2, i * 3)
+        assert batch.request.events.shape[1] == max(1, *(len(h) for h in histories))
         seen += batch.index.tolist()
     assert sorted(seen) == list(range(len(rows)))
     if not shuffle and not by_length:
@@ -139,7 +139,7 @@ def test_ten_events_by_hand():
     rows = [(0, 300.0), (0, 300.1), (1, 500.0), (2, 120.0), (2, 121.0), (2, 1000.0)]
     loader = BatchLoader(make_log(TOY, n_users=3), make_requests(rows), length=4, batch_size=6)
     (batch,) = loader
-    assert batch.events.item.tolist() == [
+    assert batch.request.events.item.tolist() == [
         [11, 10, 0, 0],  # the two events at 300 are not before 300
         [13, 12, 11, 10],
         [0, 0, 0, 0],  # user 1 has done nothing
@@ -147,11 +147,11 @@ def test_ten_events_by_hand():
         [18, 17, 16, 15],  # the newest four of five
         [19, 18, 17, 16],
     ]
-    assert batch.events.time[4].tolist() == [120.0, 120.0, 120.0, 110.0]
-    assert batch.events.action[4].tolist() == [1, 0, 3, 0]
-    assert batch.events.surface[4].tolist() == [0, 0, 1, 0]
-    assert batch.events.watch[4].tolist() == [6.0, 1.0, 8.0, 2.0]
-    assert batch.events.lengths.tolist() == [2, 4, 0, 2, 4, 4]
+    assert batch.request.events.time[4].tolist() == [120.0, 120.0, 120.0, 110.0]
+    assert batch.request.events.action[4].tolist() == [1, 0, 3, 0]
+    assert batch.request.events.surface[4].tolist() == [0, 0, 1, 0]
+    assert batch.request.events.watch[4].tolist() == [6.0, 1.0, 8.0, 2.0]
+    assert batch.request.events.lengths.tolist() == [2, 4, 0, 2, 4, 4]
 
 
 def test_users_and_their_rows():
@@ -196,12 +196,14 @@ def test_drawn_candidates_keep_their_labels_and_their_order(rows, k, seed, epoch
     loader = BatchLoader(make_log(TOY), requests, length=2, candidates=k, seed=seed)
     loader.set_epoch(epoch)
     for batch in loader:
-        assert batch.items.shape[1] == k
+        assert batch.request.items.shape[1] == k
         for row, i in enumerate(batch.index.tolist()):
-            places = [requests.items[i].tolist().index(x) for x in batch.items.id[row].tolist()]
+            places = [
+                requests.items[i].tolist().index(x) for x in batch.request.items.id[row].tolist()
+            ]
             assert places == sorted(set(places))
-            assert batch.labels[row].tolist() == requests.labels[i, places].tolist()
-            assert batch.truth[row].tolist() == requests.truth[i, places].tolist()
+            assert batch.answers.labels[row].tolist() == requests.labels[i, places].tolist()
+            assert batch.answers.truth[row].tolist() == requests.truth[i, places].tolist()
 
 
 def test_every_candidate_is_drawn_equally_often_and_anew_each_epoch():
@@ -211,7 +213,7 @@ def test_every_candidate_is_drawn_equally_often_and_anew_each_epoch():
     for epoch in (0, 1):
         loader.set_epoch(epoch)
         (batch,) = loader
-        hit = (batch.items.id.numpy()[:, None, :] == requests.items[:, :, None]).any(2)
+        hit = (batch.request.items.id.numpy()[:, None, :] == requests.items[:, :, None]).any(2)
         assert hit.sum() == 6000
         # 6000 draws over 8 places: 750 each, standard deviation √(3000·¼·¾) = 24
         assert abs(hit.sum(0) - 750).max() < 5 * 24
@@ -239,9 +241,9 @@ def test_another_users_history_is_never_the_own_and_never_the_future(seed, lengt
     loader.set_epoch(epoch)
     for batch in loader:
         batch.validate()  # strictly before, newest first
-        whose = (batch.events.item - 2) // 1000
-        assert not (batch.events.mask & (whose == batch.user[:, None])).any()
-        assert (batch.events.mask & (whose != whose[:, :1])).sum() == 0  # of one other user
+        whose = (batch.request.events.item - 2) // 1000
+        assert not (batch.request.events.mask & (whose == batch.request.user[:, None])).any()
+        assert (batch.request.events.mask & (whose != whose[:, :1])).sum() == 0  # of one other user
 
 
 def test_another_users_history_is_about_as_long():
@@ -253,7 +255,7 @@ def test_another_users_history_is_about_as_long():
     def lengths(**options):
         loader = BatchLoader(log, requests, length=100, batch_size=2000, **options)
         (batch,) = loader
-        return batch.events.lengths.double()
+        return batch.request.events.lengths.double()
 
     own, other, again = lengths(), lengths(other_user=True), lengths(other_user=True, seed=1)
     anyone = own[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
@@ -263,8 +265,8 @@ def test_another_users_history_is_about_as_long():
 
 
 def digest(batch):
-    e = batch.events
-    parts = (e.item, e.time, batch.items.id, batch.labels, batch.index)
+    e = batch.request.events
+    parts = (e.item, e.time, batch.request.items.id, batch.answers.labels, batch.index)
     return [p.tolist() for p in parts]
 
 
@@ -273,7 +275,10 @@ def flat(batches):
     out = {}
     for b in batches:
         for row, i in enumerate(b.index.tolist()):
-            out[i] = (b.events.item[row][b.events.mask[row]].tolist(), b.items.id[row].tolist())
+            out[i] = (
+                b.request.events.item[row][b.request.events.mask[row]].tolist(),
+                b.request.items.id[row].tolist(),
+            )
     return out
 
 
@@ -374,7 +379,7 @@ def test_shuffling_differs_by_epoch_and_seed_only():
 
 def test_sorting_by_length_saves_padding():
     def padding(**options):
-        return sum(int((~b.events.mask).sum()) for b in busy_loader(**options))
+        return sum(int((~b.request.events.mask).sum()) for b in busy_loader(**options))
 
     assert padding(sort_by_length=True) < 0.5 * padding()
     assert padding(sort_by_length=True, shuffle=True) < 0.5 * padding(shuffle=True)
@@ -459,8 +464,8 @@ def test_long_histories_are_gathered_at_the_speed_of_memory():
     log = EventLog.build(user, np.full(len(user), 5), np.tile(np.arange(n) * 60.0, 32))
     loader = BatchLoader(log, make_requests([(u, 1e9) for u in range(32)]), length=10_000)
     (batch,) = loader
-    assert batch.events.mask.all()
-    assert batch.events.shape == (32, 10_000)
+    assert batch.request.events.mask.all()
+    assert batch.request.events.shape == (32, 10_000)
 
     def fastest(fn):
         times = []
@@ -472,7 +477,10 @@ def test_long_histories_are_gathered_at_the_speed_of_memory():
 
     # what can't be avoided: reading and writing as many bytes
     copy = fastest(
-        lambda: batch.events.to("cpu") and [t.clone() for t in vars(batch.events).values()]
+        lambda: (
+            batch.request.events.to("cpu")
+            and [t.clone() for t in vars(batch.request.events).values()]
+        )
     )
     assert fastest(lambda: loader.batch(np.arange(32))) < copy + 0.010
 

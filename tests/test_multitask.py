@@ -16,9 +16,9 @@ from seqlib.multitask import (
     hit_at_k,
     hits,
     utility,
-    weighted_bce,
+    weighted_loss,
 )
-from seqlib.train import bce
+from seqlib.objectives import bce
 
 
 def test_weights_are_the_matrix_times_what_was_done():
@@ -35,7 +35,7 @@ def test_without_the_last_column_a_plain_impression_would_weigh_nothing():
 def test_equal_weights_are_plain_bce_when_one_action_at_most_was_done():
     y = torch.tensor([[[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]]).float()
     logits = torch.linspace(-2, 2, 12).view(1, 4, 3)
-    torch.testing.assert_close(weighted_bce(EQUAL)(logits, y), bce(logits, y))
+    torch.testing.assert_close(weighted_loss(logits, y, EQUAL), bce(logits, y))
 
 
 def test_weighted_loss_by_hand():
@@ -43,7 +43,7 @@ def test_weighted_loss_by_hand():
     p = torch.sigmoid(logits)[0, 0]
     each = -torch.stack([(1 - p[0]).log(), (1 - p[1]).log(), p[2].log()])
     want = (torch.tensor([100.0, 100.0, 10.0]) * each).sum() / 70
-    torch.testing.assert_close(weighted_bce(PINTEREST)(logits, y), want)
+    torch.testing.assert_close(weighted_loss(logits, y, PINTEREST), want)
 
 
 def test_utility_and_its_errors():

@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 
-from seqlib.data import toy
-from seqlib.data.schema import SchemaError
+from seqlib.data import tensors, toy
+from seqlib.data.schema import Answers, SchemaError, Task
 
 
 def test_slicing_moving_and_padding():
-    b = tiny.batch()
+    b = tiny.request()
     assert b.events[:, :2].shape == (4, 2)
     assert len(b[1:3]) == 2
     assert b[1:3].events.shape == (2, 12)
@@ -23,7 +23,7 @@ def test_slicing_moving_and_padding():
 
 
 def broken(field: str, change):
-    e = tiny.batch().events
+    e = tiny.request().events
     return dataclasses.replace(e, **{field: change(getattr(e, field).clone())})
 
 
@@ -56,24 +56,80 @@ def test_broken_events_are_named(field, change, message):
 
 
 def test_an_event_at_the_request_time_is_the_future():
-    b = tiny.batch(lengths=(3,))
-    at = dataclasses.replace(b.events, time=torch.full_like(b.events.time, float(b.request_time)))
+    b = tiny.request(lengths=(3,))
+    at = dataclasses.replace(b.events, time=torch.full_like(b.events.time, float(b.time)))
     with pytest.raises(SchemaError, match="reaches the request time; history is strictly before"):
         dataclasses.replace(b, events=at).validate()
 
 
 def test_broken_batches_are_named():
     b = tiny.batch()
-    cases = {
-        "labels has values other than 0 and 1": {"labels": b.labels + 0.5},
-        r"labels has shape \(4, 2, 3\)": {"labels": b.labels[:, :2]},
-        r"user has shape \(3,\), not \(4,\)": {"user": b.user[:3]},
-        r"truth has shape \(4, 3, 1\)": {"truth": b.labels[..., :1].double()},
-        "events has 4 rows and items 2": {"items": b.items[:2], "labels": b.labels[:2]},
+    labels, request = b.answers.labels, b.request
+    answers = {
+        "labels has values other than 0 and 1": {"labels": labels + 0.5},
+        r"labels has shape \(4, 2, 3\)": {"labels": labels[:, :2]},
+        r"truth has shape \(4, 3, 1\)": {"truth": labels[..., :1].double()},
+        r"weight has shape \(4, 3, 1\)": {"weight": labels[..., :1]},
+        "weight is negative or NaN": {"weight": labels - 1},
     }
-    for message, fields in cases.items():
+    for message, fields in answers.items():
         with pytest.raises(SchemaError, match=message):
-            dataclasses.replace(b, **fields).validate()
+            dataclasses.replace(b, answers=dataclasses.replace(b.answers, **fields)).validate()
+    requests = {
+        r"user has shape \(3,\), not \(4,\)": {"user": request.user[:3]},
+        "events has 4 rows and items 2": {"items": request.items[:2]},
+        r"more\['embedding'\] has 3 rows; there are 4 requests": {
+            "more": {"embedding": torch.zeros(3, 8)}
+        },
+    }
+    for message, fields in requests.items():
+        with pytest.raises(SchemaError, match=message):
+            dataclasses.replace(b, request=dataclasses.replace(request, **fields)).validate()
+    with pytest.raises(SchemaError, match=r"index has shape \(2,\), not \(4,\)"):
+        dataclasses.replace(b, index=b.index[:2]).validate()
+
+
+def test_labels_are_checked_by_their_tasks():
+    """A real label is any finite number, and an undefined one may be NaN."""
+    labels = torch.full((1, 2, 2), 0.0)
+    labels[..., 1] = torch.tensor([12.5, float("nan")])
+    tasks = (Task("click"), Task("watch", "real"))
+    with pytest.raises(SchemaError, match="labels of watch have NaN or infinity"):
+        Answers(labels).validate((1, 2), tasks)
+    weight = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])
+    Answers(labels, weight).validate((1, 2), tasks)
+    with pytest.raises(SchemaError, match="labels have 2 tasks; there are 1"):
+        Answers(labels, weight).validate((1, 2), tasks[:1])
+    with pytest.raises(SchemaError, match="task 'watch' is 'seconds'; it is 'binary' or 'real'"):
+        Task("watch", "seconds")
+
+
+def test_counts_are_one_or_more_where_there_is_an_event():
+    e = tiny.request().events
+    counted = dataclasses.replace(e, count=e.mask.float())
+    assert counted.validate().pad(2).count.sum() == e.mask.sum()
+    with pytest.raises(SchemaError, match="events.count is below 1 where mask is True"):
+        dataclasses.replace(e, count=torch.zeros_like(e.watch)).validate()
+
+
+def test_what_all_requests_share_is_moved_and_never_sliced():
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Held(tensors.Tensors):
+        row: torch.Tensor
+        table: torch.Tensor = dataclasses.field(metadata=tensors.SHARED)
+        more: dict
+        note: str = "kept"
+
+    held = Held(torch.arange(3), torch.arange(7), {"x": torch.arange(3)})
+    one = held[1:2].to("cpu")
+    assert one.row.tolist() == [1]
+    assert one.table.tolist() == list(range(7))
+    assert one.more["x"].tolist() == [1]
+    again = tensors.unpack(*tensors.pack(one))
+    assert again.note == "kept"
+    assert again.more["x"].tolist() == [1]
+    with pytest.raises(ValueError, match="no record is called 'Nobody'"):
+        tensors.unpack({}, {"record": "Nobody", "parts": {}})
 
 
 def test_broken_tables_and_specs_are_named():

@@ -28,36 +28,38 @@ def longest():
     world = make_world("course", seed=0, n_users=30)
     row = int(np.argmax(world.test.extra["index_in_life"]))
     loader = BatchLoader(world.log, world.test[row : row + 1], length=10_000, batch_size=1)
-    batch = next(iter(loader))
+    request = next(iter(loader)).request
     model = seqlib.build("twin", world.spec, seed=0).eval()
     columns = [0, 3, 5, 9, 12, 15]
-    state = TwinExplorer.of(model, batch, world.spec, columns=columns).state
-    return model, dataclasses.replace(batch, items=Items(batch.items.id[:, columns])), state
+    state = TwinExplorer.of(model, request, world.spec, columns=columns).state
+    return model, dataclasses.replace(request, items=Items(request.items.id[:, columns])), state
 
 
 @pytest.fixture(scope="module")
 def scores(longest):
     """The model's α (C, A, L), and what is left of it after rounding, float64."""
-    model, batch, _ = longest
+    model, request, _ = longest
     with torch.no_grad(), trace.capture() as seen:
-        model(batch)
+        model(request)
     alpha = seen["gsu.scores"][0].double()
     return alpha, (alpha.log_softmax(-1) / STEP).round() * STEP
 
 
 def test_a_life_of_thousands_of_events_fits_the_notebook(longest):
-    _, batch, state = longest
-    assert state["length"] == int(batch.events.lengths) > 3_000
+    _, request, state = longest
+    assert state["length"] == int(request.events.lengths) > 3_000
     assert sum(state["activity"]) == state["length"]
     assert len(json.dumps(state)) < 65_000
 
 
 @pytest.mark.parametrize("k", K_STEPS)
 def test_the_reference_finds_what_seqlibs_searches_find(longest, scores, k):
-    model, batch, state = longest
+    model, request, state = longest
     _, rounded = scores
     group = model.items.get_buffer("field_category")
-    hard = same_field_topk(group[batch.items.id], group[batch.events.item], batch.events.mask, k)
+    hard = same_field_topk(
+        group[request.items.id], group[request.events.item], request.events.mask, k
+    )
     hard = Hits(hard.index[0], hard.mask[0])
     newest = topk(-torch.arange(float(state["length"])).expand(6, -1), k)
     wanted = (round_robin_topk(rounded, k), topk(rounded.sum(1), k), hard, newest)
@@ -70,14 +72,14 @@ def test_the_reference_finds_what_seqlibs_searches_find(longest, scores, k):
 
 
 def test_rounding_hardly_changes_the_models_own_list(longest, scores):
-    model, batch, state = longest
+    model, request, state = longest
     alpha, rounded = scores
     assert float((alpha.log_softmax(-1) - rounded).abs().max()) <= STEP / 2 + 1e-12
     with torch.no_grad():
-        encoder = model.encoder
-        request = encoder.prefill(batch)
+        encoder = model.encoder.main
+        held = encoder.prefill(request)
         for k in K_STEPS:
-            found = encoder.search(request, batch.items, k).index[0].tolist()
+            found = encoder.search(held, request.items, k).index[0].tolist()
             for c, own in enumerate(found):
                 missed = {*own} - {*twin_view(state, c, k=k)["index"].tolist()}
                 assert len(missed) <= max(1, k // 50), (k, c)
@@ -86,16 +88,16 @@ def test_rounding_hardly_changes_the_models_own_list(longest, scores):
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("k", [5, 100])
 def test_weights_are_those_of_the_exact_search_unit(longest, scores, search, k):
-    model, batch, state = longest
-    alpha, encoder = scores[0], model.encoder
+    model, request, state = longest
+    alpha, encoder = scores[0], model.encoder.main
     for c in range(6):
         views = [twin_view(state, c, k=k, search=search, head=a) for a in range(4)]
         index = torch.tensor(views[0]["index"])
         with torch.no_grad(), trace.capture() as seen:
-            one = Items(batch.items.id[:, [c]])
-            request = encoder.prefill(batch)
+            one = Items(request.items.id[:, [c]])
+            held = encoder.prefill(request)
             found = Hits(index[None, None], torch.ones(1, 1, len(index), dtype=torch.bool))
-            encoder.score(request, one, found)
+            encoder.score(held, one, found)
         want = seen["esu.weights"][0, 0].double()  # (A, n)
         got = np.array([v["weights"] for v in views])
         np.testing.assert_allclose(got, want, rtol=1.1 * STEP, atol=1e-6)
@@ -109,8 +111,8 @@ def test_weights_are_those_of_the_exact_search_unit(longest, scores, search, k):
 
 
 def test_ages_are_right_to_the_minute(longest):
-    _, batch, state = longest
-    age = ((batch.time - batch.events.time[0]) / 86_400).numpy()
+    _, request, state = longest
+    age = ((request.time - request.events.time[0]) / 86_400).numpy()
     for search in SEARCHES:
         got = twin_view(state, 1, search=search)
         np.testing.assert_allclose(got["days"], age[got["index"]], atol=0.51 / 1_440)
@@ -175,35 +177,35 @@ def test_a_search_may_find_nothing():
 
 
 def test_training_mode_padding_and_a_search_in_parts_change_nothing():
-    spec, batch = tiny.spec(), tiny.request(lengths=(90,), width=120)
+    spec, request = tiny.spec(), tiny.request(lengths=(90,), width=120)
     model = tiny.fill(seqlib.build("twin", spec), 0.3).train()
-    want = TwinExplorer.of(model, batch, spec).state
+    want = TwinExplorer.of(model, request, spec).state
     assert model.training
     assert want["length"] == 90
     parts = tiny.fill(seqlib.build("twin", spec, budget=1), 0.3)
-    assert TwinExplorer.of(parts, batch, spec).state == want
+    assert TwinExplorer.of(parts, request, spec).state == want
     assert want["candidateTitles"][0].startswith("topic ")
     named = TwinExplorer.of(
-        model, batch, spec, columns=[2, 0], titles=["x"] * 90, candidate_titles=["a", "b"]
+        model, request, spec, columns=[2, 0], titles=["x"] * 90, candidate_titles=["a", "b"]
     ).state
     assert named["titles"] == ["x"]
-    alone = TwinExplorer.of(model, batch, spec, columns=[2]).state
+    alone = TwinExplorer.of(model, request, spec, columns=[2]).state
     np.testing.assert_array_equal(twin_view(named, 0)["weights"], twin_view(alone, 0)["weights"])
 
 
 def test_what_does_not_fit_is_named():
-    spec, batch = tiny.spec(), tiny.request(lengths=(7, 12))
+    spec, request = tiny.spec(), tiny.request(lengths=(7, 12))
     twin = seqlib.build("twin", spec)
-    with pytest.raises(ValueError, match=r"batch has 2 requests; give one, e.g. batch\[row"):
-        TwinExplorer.of(twin, batch, spec)
+    with pytest.raises(ValueError, match=r"request has 2 requests; give one, e.g. request\[row"):
+        TwinExplorer.of(twin, request, spec)
     with pytest.raises(ValueError, match=r"columns \[3\] do not exist; the request has 3"):
-        TwinExplorer.of(twin, batch[:1], spec, columns=[0, 3])
+        TwinExplorer.of(twin, request[:1], spec, columns=[0, 3])
     with pytest.raises(ValueError, match="no field 'author'"):
-        TwinExplorer.of(twin, batch[:1], spec, field="author")
+        TwinExplorer.of(twin, request[:1], spec, field="author")
     with pytest.raises(ValueError, match="null key"):
-        TwinExplorer.of(seqlib.build("twin_evidence", spec), batch[:1], spec)
+        TwinExplorer.of(seqlib.build("twin_evidence", spec), request[:1], spec)
     with pytest.raises(ValueError, match="it must be TWIN"):
-        TwinExplorer.of(seqlib.build("din", spec), batch[:1], spec)
+        TwinExplorer.of(seqlib.build("din", spec), request[:1], spec)
     with pytest.raises(ValueError, match="at least one event"):
         TwinExplorer.of(twin, tiny.request(lengths=(0,)), spec)
     alpha = np.zeros((1, 2, 6))

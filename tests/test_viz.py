@@ -614,15 +614,15 @@ def test_unit_state_is_the_activation_unit(kind, bits):
 def din_explorer(name: str) -> tuple[torch.nn.Module, object, dict]:
     """A ranker with known weights, one request, and the explorer's state for it."""
     model = tiny.fill(seqlib.build(name, tiny.spec(), seed=0), 0.3).eval()
-    batch = tiny.batch(lengths=(12,))
+    batch = tiny.request(lengths=(12,))
     with torch.no_grad():
-        x, q = model.items(batch.events.item), model.items(batch.items.id)
-        k, extra = model.encoder.embed(batch.events, batch.request_time, x), None
+        held, q, extra = model.encoder.prefill(batch), model.items(batch.items.id), None
         if name == "din_similarity":
-            extra = model.encoder.similarities(batch.events, batch.items, x, q)[0].transpose(0, 1)
+            extra = model.encoder.similarities(held, batch.items, q)[0].transpose(0, 1)
+        features = model.features(batch, model.encoder(batch))[0]
         state = explorers.din_state(
-            model.state_dict(), tokens=k[0], candidates=q[0], extra=extra,
-            features=model.features(batch)[0], titles=[f"e{j}" for j in range(12)],
+            model.state_dict(), tokens=held.k[0], candidates=q[0], extra=extra,
+            features=features, titles=[f"e{j}" for j in range(12)],
             notes=[""] * 12, candidate_titles=["a", "b", "c"],
         )  # fmt: skip
     return model, batch, state

@@ -24,6 +24,7 @@ from . import _checks as checks
 from . import _gather as gather
 from . import files
 from ._checks import COLUMNS
+from .identity import digest
 from .schema import PAD, Answers, Events, Items, Request, RequestBatch, SchemaError
 
 
@@ -387,6 +388,20 @@ class BatchLoader:
     def __len__(self) -> int:
         """Batches per epoch of this process."""
         return len(self._bounds) - 1
+
+    def identity(self) -> dict[str, Any]:
+        """Settings, and a digest of each column that a batch is made of. O(bytes of all columns).
+
+        Two loaders of one identity give the same batches, or shards of the same ones.
+        """
+        r = self.requests
+        trained_on = ("user", "time", "surface", "position", "items", "labels")
+        return {
+            **self.config,
+            "n_users": self.log.n_users,
+            "log_columns": {k: digest({k: getattr(self.log, k)}) for k in COLUMNS},
+            "request_columns": {k: digest({k: getattr(r, k)}) for k in trained_on},
+        }
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, and begin at its first batch."""

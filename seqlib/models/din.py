@@ -45,7 +45,8 @@ class Dice(nn.Module):
     variance per neuron. In training they are the batch's (give it real events only: padding would
     shift them); in evaluation moving averages, so that a score never depends on its batch
     neighbours. With E = 0 and Var = 0 it is PReLU. A batch of fewer than two rows has no variance
-    and uses the moving averages.
+    and uses the moving averages. Under ``torchrun`` each process takes its own part of a batch;
+    ``fit`` gives all of them the mean of their moving averages after every epoch.
 
     Args:
         n: number of neurons. eps: the paper's 1e-8. momentum: of the moving averages.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data.schema import DataSpec, Items, Request
 from ..data.tensors import Tensors
 from ..nn import MLP, CrossNetwork, ItemEmbedding, LogBucketEncoding, PeriodicEncoding, TaskHeads
+from ..nn.heads import predictions
 
 
 class HistoryEncoder(Protocol):
@@ -127,8 +128,7 @@ class Ranker(nn.Module):
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """(B, C, T) of ``rank`` -> probabilities of binary tasks, real ones as they are."""
-        binary = torch.tensor([t.kind == "binary" for t in self.tasks], device=outputs.device)
-        return torch.where(binary, outputs.sigmoid(), outputs)
+        return predictions(outputs, self.tasks)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one forward: 2 per multiply-add, exactly as torch counts."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file
+from torch import Tensor, nn
 
+from ..data.files import whole_file
+from ..data.identity import catalogue, differences, digest, text_digest
 from ..data.schema import DataSpec
 from ..nn import EmbeddingConfig, EventEmbedding, ItemEmbedding
 from .ranker import Ranker, RankerConfig
@@ -117,6 +121,7 @@ def build(
     model.recipe = {
         "name": name,
         "data": spec.name,
+        "catalogue": catalogue(spec),
         "embedding": dataclasses.asdict(embedding),
         "ranker": dataclasses.asdict(model.config),
         "model": dataclasses.asdict(config),
@@ -125,28 +130,38 @@ def build(
 
 
 def save(model: Ranker, path: str | Path) -> None:
-    """Weights and recipe in one safetensors file, written beside and renamed into place."""
-    from safetensors.torch import save_model
+    """Weights, recipe and a digest of each in one safetensors file, whole or not at all.
 
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    save_model(model, str(partial), metadata={"recipe": json.dumps(model.recipe, sort_keys=True)})
-    partial.replace(path)
+    The recipe holds what the tables' rows stand for, so that ``load`` knows another catalogue.
+
+    Raises:
+        ValueError: a model that ``build`` did not make, or weights that are not finite.
+    """
+    if not model.recipe:
+        raise ValueError("the model has no recipe to load it by; save one that seqlib.build made")
+    tensors, recipe = _distinct(model), json.dumps(model.recipe, sort_keys=True)
+    _require_finite(tensors, "the model")
+    digests = {"recipe_digest": text_digest(recipe), "weights_digest": digest(tensors)}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"recipe": recipe, **digests})
 
 
 def load(path: str | Path, spec: DataSpec) -> Ranker:
-    """The model that ``save`` wrote.
+    """The model that ``save`` wrote, in evaluation mode.
 
     Raises:
-        ValueError: the file holds a model of another data set or with another item table.
+        FileNotFoundError: there is no such file.
+        ValueError: truncated or damaged; weights that are not finite; a model of another data set,
+            or of another catalogue; says what differs.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_model
-
-    with safe_open(path, framework="pt") as f:
-        recipe = json.loads(f.metadata()["recipe"])
+    recipe = _verified_recipe(Path(path))
     if recipe["data"] != spec.name:
         raise ValueError(f"{path} was trained on {recipe['data']!r}, this spec is {spec.name!r}")
+    if differs := differences(recipe["catalogue"], catalogue(spec)):
+        raise ValueError(
+            f"{path} was trained for another catalogue of {spec.name!r}: its ids mean other items "
+            f"or values. It differs in {', '.join(differs)}; train it anew on this data set"
+        )
     parts = {k: recipe[k] for k in ("embedding", "ranker", "model")}
     model = build(
         recipe["name"],
@@ -159,7 +174,47 @@ def load(path: str | Path, spec: DataSpec) -> Ranker:
         load_model(model, str(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {spec.name!r}: {error}") from error
-    return model
+    return model.eval()
+
+
+def _verified_recipe(path: Path) -> dict[str, Any]:
+    """The recipe of a model file whose every byte is as it was saved."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            head = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no saved model; it may be truncated ({error})") from error
+    if not {"recipe", "recipe_digest", "weights_digest"} <= head.keys():
+        raise ValueError(
+            f"{path} does not say which catalogue and weights it holds, or was damaged: an older "
+            f"seqlib or another program wrote it; train the model again and save it"
+        )
+    for what, found in (("recipe", text_digest(head["recipe"])), ("weights", digest(tensors))):
+        if found != head[f"{what}_digest"]:
+            raise ValueError(
+                f"{path} is damaged: the checksum of its {what} is wrong; copy it anew from where "
+                f"it was saved, or train the model again"
+            )
+    _require_finite(tensors, str(path))
+    return json.loads(head["recipe"])
+
+
+def _distinct(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model, with a tensor of several names once, under the first of them."""
+    named: dict[Any, tuple[str, Tensor]] = {}
+    for name, t in sorted(model.state_dict().items()):
+        place = (t.device, t.data_ptr(), t.shape, t.stride()) if t.numel() else name
+        named.setdefault(place, (name, t.contiguous()))
+    return dict(named.values())
+
+
+def _require_finite(tensors: Mapping[str, Tensor], whose: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{whose} has NaN or infinity in {name}; its training went wrong")
 
 
 def _tuples(value: Any) -> Any:

@@ -33,12 +33,12 @@ class Beside(nn.Module):
         newest: events that ``beside`` reads; None is all.
     """
 
-    def __init__(self, main: nn.Module, beside: nn.Module, newest: int | None = None) -> None:
+    def __init__(self, main: Any, beside: Any, newest: int | None = None) -> None:
         super().__init__()
         self.main: Any = main
         self.beside: Any = beside
         self.newest = newest
-        self.out_dim: int = self.main.out_dim + self.beside.out_dim
+        self.out_dim: int = main.out_dim + beside.out_dim
 
     def prefill(self, request: Request, **main: Any) -> BesideState:
         """Both states; keyword arguments go to the main encoder's ``prefill``."""

@@ -77,6 +77,18 @@ class TaskHeads(nn.Module):
         return 2 * n * (self.deep.weight.numel() + self.wide.weight.numel())
 
 
+def predictions(outputs: Tensor, tasks: Sequence[Task] = ()) -> Tensor:
+    """Outputs of the heads (…, T) -> probabilities of binary tasks, real ones as they are.
+
+    Args:
+        tasks: their kinds; empty takes all for binary.
+    """
+    if all(task.kind == "binary" for task in tasks):
+        return outputs.sigmoid()
+    binary = torch.tensor([task.kind == "binary" for task in tasks], device=outputs.device)
+    return torch.where(binary, outputs.sigmoid(), outputs)
+
+
 def _logit(rate: float) -> float:
     if not 0 < rate < 1:
         raise ValueError(f"a base rate is {rate}; of a binary task it must lie between 0 and 1")

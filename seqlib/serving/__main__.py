@@ -102,16 +102,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(path: Path, data: Dataset) -> Ranker:
-    from safetensors import SafetensorError
-
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; train it: twin build --train")
-    try:
-        model = registry.load(path, data.spec)
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no saved model; it may be truncated ({error})") from error
+    model = registry.load(path, data.spec)
     twin_of(model)
-    return model.eval()
+    return model
 
 
 def _build(args: argparse.Namespace) -> str:
@@ -124,8 +119,7 @@ def _build(args: argparse.Namespace) -> str:
             data.log, data.train, length=args.length, batch_size=16, shuffle=True, seed=args.seed
         )
         fit(model, loader, FitConfig(epochs=args.epochs), progress=True)
-        args.model.parent.mkdir(parents=True, exist_ok=True)
-        registry.save(model.eval(), args.model)
+        registry.save(model, args.model)
     ids = None if args.cover == 1 else popular_head(data.log.item, args.cover)
     with (
         RowStore.open(args.store, create=True) as store,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data.identity import digest
 from ..data.schema import FIRST_ID
 from ..models.twin import Twin
 from ..nn import Beside, ItemEmbedding
@@ -30,17 +30,9 @@ def twin_of(model: nn.Module) -> Twin:
     return encoder
 
 
-def _digest(named: dict[str, Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(named.items()):
-        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()[:16]
-
-
 def catalogue_digest(items: ItemEmbedding) -> str:
     """What the ids mean: the item table, without anything learnt."""
-    return _digest(dict(items.named_buffers()))
+    return digest(dict(items.named_buffers()))
 
 
 def key_digest(model: nn.Module) -> str:
@@ -49,7 +41,7 @@ def key_digest(model: nn.Module) -> str:
     tables = {f"items.{k}": v for k, v in twin.items.tables.state_dict().items()}
     scale = {"scale": torch.as_tensor(twin.items.content_scale)}
     buffers = dict(twin.items.named_buffers())
-    return _digest({"w_h": twin.relevance.w_h.weight, **tables, **scale, **buffers})
+    return digest({"w_h": twin.relevance.w_h.weight, **tables, **scale, **buffers})
 
 
 def popular_head(seen: NDArray[np.integer], share: float) -> NDArray[np.int64]:

@@ -213,14 +213,14 @@ def life(world):
 @pytest.fixture(scope="module")
 def din():
     model = tiny.fill(seqlib.build("din_similarity", tiny.spec(), seed=0), 0.3).eval()
-    batch = tiny.batch(lengths=(12,))
+    request = tiny.request(lengths=(12,))
     with torch.no_grad():
-        x, q = model.items(batch.events.item), model.items(batch.items.id)
-        k = model.encoder.embed(batch.events, batch.request_time, x)
-        extra = model.encoder.similarities(batch.events, batch.items, x, q)[0].transpose(0, 1)
+        held, q = model.encoder.prefill(request), model.items(request.items.id)
+        extra = model.encoder.similarities(held, request.items, q)[0].transpose(0, 1)
+        features = model.features(request, model.encoder(request))[0]
         state = explorers.din_state(
-            model.state_dict(), tokens=k[0], candidates=q[0], extra=extra,
-            features=model.features(batch)[0], titles=[f"event {j}" for j in range(12)],
+            model.state_dict(), tokens=held.k[0], candidates=q[0], extra=extra,
+            features=features, titles=[f"event {j}" for j in range(12)],
             notes=["click, 2 d"] * 12, candidate_titles=["a", "b", "c"],
         )  # fmt: skip
     return explorers.DINExplorer(state)

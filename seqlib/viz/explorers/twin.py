@@ -32,7 +32,7 @@ class TwinExplorer(_Explorer):
     def of(
         cls,
         model: Any,
-        batch: Any,
+        request: Any,
         spec: Any,
         *,
         columns: Sequence[int] | None = None,
@@ -43,7 +43,7 @@ class TwinExplorer(_Explorer):
         """A ranker with TWIN as its encoder, on one request.
 
         Args:
-            model: ``seqlib.build("twin", …)``, trained or not. batch: one request, B = 1.
+            model: ``seqlib.build("twin", …)``, trained or not. request: one request, B = 1.
             spec: the data set. columns: of the candidates; None takes the first six that differ in
                 the key field. titles: (n,) of the n real events; None names their key field.
             candidate_titles: one per column; None names the key field and counts its events.
@@ -56,14 +56,14 @@ class TwinExplorer(_Explorer):
 
         from ... import trace
 
-        b, n = batch.items.shape
+        b, n = request.items.shape
         if b != 1:
-            raise ValueError(f"batch has {b} requests; give one, e.g. batch[row : row + 1]")
+            raise ValueError(f"request has {b} requests; give one, e.g. request[row : row + 1]")
         table, key = spec.items, spec.key_field
         field = field or ("category" if "category" in table.fields else key)
         if field not in table.fields:
             raise ValueError(f"no field {field!r}; there are {list(table.fields)}")
-        wanted = table.fields[key][batch.items.id[0]].tolist()
+        wanted = table.fields[key][request.items.id[0]].tolist()
         if columns is None:
             columns = sorted({k: j for j, k in reversed(list(enumerate(wanted)))}.values())[:6]
         if bad := [j for j in columns if not 0 <= j < n]:
@@ -74,14 +74,14 @@ class TwinExplorer(_Explorer):
         model.eval()
         try:
             with torch.no_grad(), trace.capture() as seen:
-                model(batch)
+                model(request)
         finally:
             model.train(was)
         if "gsu.scores" not in seen or seen["gsu.scores"].ndim != 4:
             raise ValueError("the encoder recorded no scores of its heads; it must be TWIN")
         alpha = torch.cat(seen.all("gsu.scores"), 1)[0, list(columns)].double()
-        real = batch.events.mask[0]
-        item, picked = batch.events.item[0, real], batch.items.id[0, list(columns)]
+        real = request.events.mask[0]
+        item, picked = request.events.item[0, real], request.items.id[0, list(columns)]
         topic, group = table.fields[key], table.fields[field]
         same = topic[item] == topic[picked][:, None]
         if titles is None:
@@ -89,12 +89,12 @@ class TwinExplorer(_Explorer):
         if candidate_titles is None:
             counts = zip(topic[picked].tolist(), same.sum(1).tolist(), strict=True)
             candidate_titles = [f"{key} {i - 2} ({c} events)" for i, c in counts]
-        ages = (batch.request_time - batch.events.time[0, real]) / 86_400
+        ages = (request.time - request.events.time[0, real]) / 86_400
         return cls(
             twin_state(
                 alpha[..., real].cpu().numpy(),
                 ages=ages.cpu().numpy(),
-                actions=batch.events.action[0, real].cpu().numpy(),
+                actions=request.events.action[0, real].cpu().numpy(),
                 same_key=same.cpu().numpy(),
                 same_field=(group[item] == group[picked][:, None]).cpu().numpy(),
                 titles=titles,
