@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from . import _checks as checks
 from . import _folder, files
 from .log import EventLog, Requests, history_end
 from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable, SchemaError
@@ -105,7 +106,8 @@ class Dataset:
 
 
 def check_fit(data: HasData) -> None:
-    """The log's and requests' ids exist, labels match tasks, and test follows training.
+    """The log's and requests' ids exist, labels match tasks, test follows training, and all parts
+    are timed by one clock.
 
     Raises:
         SchemaError: naming the part and what was wrong.
@@ -121,7 +123,11 @@ def check_fit(data: HasData) -> None:
     for name, requests in (("train", data.train), ("test", data.test)):
         if len(requests) == 0:
             raise SchemaError(f"there are no {name} requests; there must be at least one")
-        requests.validate(data.log.n_users, n)
+        requests.validate(data.log.n_users, n, log=data.log)
+        if (top := int(requests.surface.max())) >= len(spec.surfaces):
+            raise SchemaError(
+                f"{name} surface has {top}; there are {len(spec.surfaces)} surfaces, from 0"
+            )
         if requests.labels.shape[2] != spec.n_tasks:
             raise SchemaError(
                 f"{name} labels have {requests.labels.shape[2]} tasks; the spec has {spec.tasks}"
@@ -131,6 +137,9 @@ def check_fit(data: HasData) -> None:
             f"a test request at {data.test.time.min():.6f} s is not later than the last training "
             f"request at {data.train.time.max():.6f} s; split by time"
         )
+    first, last = float(data.log.time.min()), float(data.log.time.max())
+    checks.check_reach("train time", data.train.time, first, float(data.test.time.min()))
+    checks.check_reach("test time", data.test.time, first, last)
 
 
 def save(data: HasData, path: str | Path, *, replace: bool = False) -> None:
