@@ -134,7 +134,7 @@ def steps(path: Path, n: int) -> dict[str, int]:
             out["old"] += code == 10
             out["new"] += code == 11
             out["whole"] += code >= 10 or (fresh and not _folder.is_data_set(place))
-            again = done(forked(lambda p=place, f=fresh: SETS[0].save(p, replace=True)))
+            again = done(forked(lambda p=place: SETS[0].save(p, replace=True)))
             out["clean"] += again and len(list(place.iterdir())) == 5
     return out
 
