@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from seqlib import runtime
 from seqlib.data import _git as git
+from seqlib.data._clone import opened
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests, history_end
 from seqlib.data.schema import SECONDS_PER_DAY
@@ -101,20 +102,23 @@ def full_history() -> tuple[Dataset, dict[str, Any]]:
             f"busiest authors touched more than {HEAVY:,} files (`git log` is read, nothing fetched)"
         )
     path = Path(os.environ[CLONE])
-
-    def ask(*args: str) -> str:
-        return git._ask(path, *args) or ""
-
-    end = ask("log", "-1", "--format=%ct")
+    with opened(path) as clone:
+        end = clone.ask("log", "-1", "--format=%ct")
+        date = clone.ask("log", "-1", "--format=%cs")
+        commits = clone.ask("rev-list", "--count", "HEAD")
+        roots = clone.ask("log", "--max-parents=0", "--format=%at %H", "HEAD")
     data = git.git_history(path, min_events=MIN_EVENTS, now=float(end) if end else None)
-    roots = ask("log", "--max-parents=0", "--format=%at %H", "HEAD").split("\n")
-    root = min(roots, key=lambda line: int(line.split()[0])).split()[1]
+    if not roots or not commits:
+        raise git.GitError(
+            f"the history of {path} is not complete; 'git fsck' shows what is missing"
+        )
+    root = min(roots.split("\n"), key=lambda line: int(line.split()[0])).split()[1]
     return data, {
         "project": KNOWN.get(root, "not one this course knows"),
         "oldest_root": root,
-        "head": ask("rev-parse", "HEAD"),
-        "head_date": ask("log", "-1", "--format=%cs"),
-        "commits": int(ask("rev-list", "--count", "HEAD")),
+        "head": clone.head,
+        "head_date": date,
+        "commits": int(commits),
     }
 
 
