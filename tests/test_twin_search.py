@@ -110,8 +110,10 @@ def test_what_the_course_promises_of_twin_is_in_the_stored_runs():
     top = stored.reference["ceiling"]
     assert (rows["twin"] - best) / (top - best) > 0.5
     assert rows["twin"] > stored.reference["filter"]["100"]  # which no model with 100 events passes
-    low = {d["b"]: d["low"] for d in stored.differences if d["a"] == "twin"}
-    assert min(low[n] for n in ("din_similarity, L=100", "topic_histogram, L=100", "sim_hard")) > 0
+    for below in ("din_similarity, L=100", "topic_histogram, L=100", "sim_hard"):
+        ahead = stored.difference("twin", below)
+        assert ahead["delta"] > 0
+        assert results.is_clear(ahead)
 
 
 def test_claims_of_chapter_04_are_complete_and_say_what_they_compared():
