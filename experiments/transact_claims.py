@@ -1,4 +1,4 @@
-"""TransAct's claims V1-C1 … C9 and C12 against the stored runs: one row each, holds or not.
+"""TransAct's claims V1-C1 … C9 and C12 against the stored runs: one row each, holds, not, or open.
 
 A lift is the relative change of HIT@3 over a stated base, requests ranked by each head's own
 probability, hits counted by exact probabilities; three seeds on each side, intervals over users and
@@ -15,7 +15,7 @@ import numpy as np
 
 from seqlib.evaluate import Interval, Lift, Predictions, bootstrap, paired_lift
 from seqlib.multitask import hits, utility
-from seqlib.results import is_clear
+from seqlib.results import all_above, is_clear, turned
 
 from . import transact
 from .drift import exact
@@ -149,14 +149,14 @@ def _claims(table, compression, p, m, h, length, data) -> list[dict[str, Any]]:
 
     out: list[dict[str, Any]] = []
 
-    def add(id: str, claim: str, paper: str, ours: str, holds: bool, note: str = "") -> None:
+    def add(id: str, claim: str, paper: str, ours: str, holds: bool | None, note: str = "") -> None:
         out.append(
             {
                 "id": id,
                 "claim": claim,
                 "paper": paper,
                 "ours": ours,
-                "holds": bool(holds),
+                "holds": None if holds is None else bool(holds),
                 "note": note,
             }
         )
@@ -229,7 +229,7 @@ def concat_or_append(gaps: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "ours": ", ".join(
             f"L={n}: {d['delta']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" for n, d in gaps.items()
         ),
-        "holds": all(d["delta"] >= 0 for d in gaps.values()),
+        "holds": all_above(gaps.values()),
         "note": "expected AUC" + (f"; not clear at {', '.join(unclear)}" if unclear else ""),
     }
 
@@ -239,11 +239,12 @@ def left_out(intervals: Iterable[Mapping[str, Any]]) -> str:
     return "" if all(d["over"] == "users and seeds" for d in intervals) else SEEDS_LEFT_OUT
 
 
-def hybrid_holds(hybrid: Mapping[str, Any]) -> bool:
+def hybrid_holds(hybrid: Mapping[str, Any]) -> bool | None:
     """V1-C8: repins fall, clear of 0, without either half, and more without real time."""
-    drop = {n: hybrid[n]["repin"] for n in ("daily only", "real time only")}
-    falls = all(d["delta"] < 0 and is_clear(d) for d in drop.values())
-    return falls and drop["daily only"]["delta"] < drop["real time only"]["delta"]
+    without_now, without_daily = (hybrid[n]["repin"] for n in ("daily only", "real time only"))
+    if without_now["delta"] >= without_daily["delta"]:
+        return False
+    return all_above(turned(d) for d in (without_now, without_daily))
 
 
 def _by_history(m: dict[str, Group], data) -> tuple[Lift, Lift]:

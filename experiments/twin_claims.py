@@ -11,7 +11,7 @@ import torch
 
 from seqlib import results, runtime
 from seqlib.models.twin import Twin
-from seqlib.results import Results, is_clear
+from seqlib.results import Results, all_above, is_clear
 from seqlib.search import round_robin_topk
 from seqlib.serving.twin import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even
 from seqlib.viz import label
@@ -42,7 +42,8 @@ def from_results() -> Rows:
 def row(
     id: str, claim: str, paper: str, ours: str, holds: bool | None, note: str = ""
 ) -> dict[str, Any]:
-    """One line of the table; ``holds`` is None where the paper leaves nothing to compare with."""
+    """One line of the table; ``holds`` is None where the paper leaves nothing to compare with, or
+    where users and seeds leave it open."""
     return {"id": id, "claim": claim, "paper": paper, "ours": _readable(ours),
             "holds": None if holds is None else bool(holds), "note": _readable(note)}  # fmt: skip
 
@@ -173,7 +174,7 @@ def _clicks(main: Results, parts: Results, search: dict[str, Any]) -> Rows:
         row("T-C4", "average < DIN on the newest 100 < SIM hard < SIM soft < TWIN",
             ".7855 < .7873 < .7901 < .7939 < .7962 AUC",
             "; ".join(f"{n} {v:.4f}" for n, v in value.items()),
-            all(d["delta"] > 0 and is_clear(d) for d in steps.values()),
+            all_above(steps.values()),
             "; ".join(f"{n}: {_text(d)}" for n, d in steps.items())),
         row("T-C5", "finer groups to search in help", "37 categories .7901, 1,000 clusters .7915, "
             "10,000 .7927, inner product .7939",
@@ -198,14 +199,17 @@ def _lengths(main: Results, lengths: Results) -> Rows:
     at = [*twin.LENGTHS, twin.LIFE]
     where = {k: main if k == twin.LIFE else lengths for k in at}
     value = {n: [_value(where[k], n, k) for k in at] for n in names}
-    gaps = [where[k].difference("twin", "sim_hard", k) for k in at]
+    gaps = {n: [where[k].difference("twin", n, k) for k in at] for n in names[:2]}
+    widens = all(a["delta"] < b["delta"] for gap in gaps.values() for a, b in pairwise(gap))
     rises = all(a < b for v in value.values() for a, b in pairwise(v))
     return [
         row("T-C9", "longer lives help, TWIN most", "all rise, TWIN's distance widens (a plot)",
             "; ".join(f"{n} " + ", ".join(f"{k:,}: {v:.4f}" for k, v in zip(at, value[n], strict=True))
                       for n in names),
-            rises and all(a["delta"] < b["delta"] for a, b in pairwise(gaps)),
-            "TWIN − SIM hard: " + ", ".join(f"{k:,}: {_text(i)}" for k, i in zip(at, gaps, strict=True))),
+            # A distance that shrinks in the mean leaves the claim open: its change is not tested.
+            (True if widens else None) if rises else False,
+            "; ".join(f"TWIN − {n}: " + ", ".join(f"{k:,}: {_text(d)}" for k, d in zip(at, gap, strict=True))
+                      for n, gap in gaps.items())),
     ]  # fmt: skip
 
 
@@ -224,8 +228,7 @@ def _predecessors(main: Results, parts: Results, search: dict[str, Any]) -> Rows
         row("S-C1", "searching beats the newest events; soft ≥ hard; the time gap helps",
             ".9281 → .9330/.9357 → .9332/.9416 → .9501 AUC (Taobao)",
             f"hard − DIN {_text(none)}; joint soft − hard {_text(soft)}; time gap {_text(gap)}",
-            all(d["delta"] > 0 and is_clear(d) for d in (none, gap))
-            and not (soft["delta"] < 0 and is_clear(soft))),
+            all_above([none, soft, gap])),
         row("S-C2", "hard search covers most of what soft search finds", "75 %",
             f"{overlap:.0f} of 100", overlap > 50, "by category, newest first"),
         row("S-C3", "ETA nears the inner product as bits grow", "O(B·L·m), no curve",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,23 +73,17 @@ class Results:
     def difference(self, a: str, b: str, length: int | None = None) -> dict[str, Any]:
         """``a`` minus ``b`` on the main task: delta, low, high, users, seeds, over.
 
-        Where only ``b`` minus ``a`` is stored, its mirror.
+        Where only ``b`` minus ``a`` is stored, it is turned round.
 
         Raises:
             KeyError: this pair was not compared.
         """
         at = [d for d in self.differences if length in (None, d["length"])]
         fit = [d for d in at if (d["a"], d["b"]) == (a, b)]
-        fit = fit or [_mirrored(d) for d in at if (d["a"], d["b"]) == (b, a)]
+        fit = fit or [turned(d) for d in at if (d["a"], d["b"]) == (b, a)]
         if len(fit) != 1:
             raise KeyError(f"{len(fit)} comparisons of {a!r} with {b!r} at length {length}")
         return fit[0]
-
-
-def _mirrored(d: dict[str, Any]) -> dict[str, Any]:
-    """The same comparison the other way round."""
-    turned = {"a": d["b"], "b": d["a"], "delta": -d["delta"], "low": -d["high"], "high": -d["low"]}
-    return {k: turned.get(k, v) for k, v in d.items() if not isinstance(v, dict)}
 
 
 def document(name: str) -> dict[str, Any]:
@@ -124,6 +118,26 @@ def is_clear(difference: Mapping[str, Any]) -> bool:
     """True when 0 lies outside a stored interval that is over users and seeds."""
     outside = difference["low"] > 0 or difference["high"] < 0
     return outside and difference.get("over") == "users and seeds"
+
+
+def all_above(differences: Iterable[Mapping[str, Any]]) -> bool | None:
+    """True if each lies clear above 0, False if one lies clear below it.
+
+    None, for "open", where users and seeds leave one undecided and none lies clear below.
+    """
+    found = list(differences)
+    if any(d["delta"] < 0 and is_clear(d) for d in found):
+        return False
+    return True if all(d["delta"] > 0 and is_clear(d) for d in found) else None
+
+
+def turned(difference: Mapping[str, Any]) -> dict[str, Any]:
+    """The same comparison the other way round."""
+    d = difference
+    new = {"delta": -d["delta"], "low": -d["high"], "high": -d["low"]}
+    if {"a", "b"} <= d.keys():
+        new |= {"a": d["b"], "b": d["a"]}
+    return {k: new.get(k, v) for k, v in d.items() if not isinstance(v, dict)}
 
 
 def interval(difference: Mapping[str, Any], digits: int = 4) -> str:
