@@ -163,8 +163,11 @@ def _ageing(world, stored) -> list[dict[str, Any]]:
             when: boots[f"with, {when}"].minus(boots[f"without, {when}"])
             for when in ("stale", "retrained")
         }
+        # Until the first retraining the two sides are the same models.
         ageing = {
-            name: boots[f"{name}, stale"].minus(boots[f"{name}, retrained"])
+            name: boots[f"{name}, stale"].minus(
+                boots[f"{name}, retrained"], same_models=fresh == FIRST
+            )
             for name in ("with", "without")
         }
         out.append(

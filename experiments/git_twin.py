@@ -12,8 +12,9 @@ time, where one pass left every model short, the TWINs least; DIN is there with 
 Beside the models stand two kinds of counting: of no training at all (``counting``), and a small network
 on the candidate's own counts and last touches (``by_hand``).
 
-Heavy users are few. Users are resampled as everywhere in the course; because five of them say little,
-so are all (author, quarter) blocks, which asks less: whether it would come out again *for these authors*.
+Heavy users are few. Users and seeds are drawn as everywhere in the course; because five users say
+little, so are all (author, quarter) blocks instead of users, which asks less: whether it would come out
+again *for these authors*.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from torch import Tensor, nn
 
 from seqlib import runtime
 from seqlib.data import _git as git
+from seqlib.data._clone import opened
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests, history_end
 from seqlib.data.schema import SECONDS_PER_DAY
-from seqlib.evaluate import Predictions, bootstrap
+from seqlib.evaluate import Bootstrap, Predictions, bootstrap
 from seqlib.metrics import auc, gauc
 from seqlib.nn import MLP
 from seqlib.objectives import bce
@@ -101,20 +103,23 @@ def full_history() -> tuple[Dataset, dict[str, Any]]:
             f"busiest authors touched more than {HEAVY:,} files (`git log` is read, nothing fetched)"
         )
     path = Path(os.environ[CLONE])
-
-    def ask(*args: str) -> str:
-        return git._ask(path, *args) or ""
-
-    end = ask("log", "-1", "--format=%ct")
+    with opened(path) as clone:
+        end = clone.ask("log", "-1", "--format=%ct")
+        date = clone.ask("log", "-1", "--format=%cs")
+        commits = clone.ask("rev-list", "--count", "HEAD")
+        roots = clone.ask("log", "--max-parents=0", "--format=%at %H", "HEAD")
     data = git.git_history(path, min_events=MIN_EVENTS, now=float(end) if end else None)
-    roots = ask("log", "--max-parents=0", "--format=%at %H", "HEAD").split("\n")
-    root = min(roots, key=lambda line: int(line.split()[0])).split()[1]
+    if not roots or not commits:
+        raise git.GitError(
+            f"the history of {path} is not complete; 'git fsck' shows what is missing"
+        )
+    root = min(roots.split("\n"), key=lambda line: int(line.split()[0])).split()[1]
     return data, {
         "project": KNOWN.get(root, "not one this course knows"),
         "oldest_root": root,
-        "head": ask("rev-parse", "HEAD"),
-        "head_date": ask("log", "-1", "--format=%cs"),
-        "commits": int(ask("rev-list", "--count", "HEAD")),
+        "head": clone.head,
+        "head_date": date,
+        "commits": int(commits),
     }
 
 
@@ -280,7 +285,7 @@ def by_hand(data: Dataset, n: int) -> Group:
 
 
 def _by_user(group: Group) -> tuple[NDArray, NDArray]:
-    """(users,) each user's own AUC, mean over seeds, and impressions; NaN with one class only."""
+    """(S, users) each user's own AUC by seed; (users,) impressions. NaN with one class only."""
     users = np.unique(group[0].user)
     value, weight = np.zeros((len(group), len(users))), np.zeros(len(users))
     for s, p in enumerate(group):
@@ -288,23 +293,30 @@ def _by_user(group: Group) -> tuple[NDArray, NDArray]:
             rows = p.rows(p.user == user)
             value[s, u] = auc(rows.score[..., 0], rows.label[..., 0])
             weight[u] = rows.label.size
-    return value.mean(0), weight
+    return value, weight
 
 
-def gauc_difference(a: Group, b: Group, n: int = 1000) -> dict[str, float]:
-    """GAUC of ``a`` minus that of ``b``, users resampled; in how many users ``a`` is better."""
+def gauc_difference(a: Group, b: Group, n: int = 1000) -> dict[str, Any]:
+    """GAUC of ``a`` minus that of ``b``, users and seeds drawn; in how many users ``a`` is better."""
     (va, weight), (vb, _) = _by_user(a), _by_user(b)
-    gain = (va - vb)[keep := np.isfinite(va - vb)]
-    w, users = weight[keep], int(keep.sum())
-    times = np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), n) * w
-    low, high = np.percentile(times @ gain / times.sum(1), [2.5, 97.5])
-    delta = float(w @ gain / w.sum())
-    cell = {"delta": round(delta, 5), "low": round(float(low), 5), "high": round(float(high), 5)}
-    return {**cell, "better_for": int((gain > 0).sum()), "of": users}
+    keep = np.isfinite(va.mean(0) - vb.mean(0))
+    w, users, seed = weight[keep], int(keep.sum()), 0
+    times = np.random.default_rng(seed).multinomial(users, np.full(users, 1 / users), n) * w
+    left, right = (
+        Bootstrap(
+            each=v[:, keep] @ w / w.sum(),
+            draws=times @ v[:, keep].T / times.sum(1, keepdims=True),
+            users=users,
+            same={"weight": w, "seed": seed},
+        )
+        for v in (va, vb)
+    )
+    gain = (va.mean(0) - vb.mean(0))[keep]
+    return {**cell(left.minus(right)), "better_for": int((gain > 0).sum()), "of": users}
 
 
 def compare(groups: dict[str, Group], quarter: NDArray, n: int = 1000) -> list[dict[str, Any]]:
-    """Differences of AUC over resampled users and (author, quarter) blocks, and of GAUC.
+    """Differences of AUC over drawn users and (author, quarter) blocks, and of GAUC.
 
     Args:
         groups: label -> predictions of its seeds, all on the same requests.

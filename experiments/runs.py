@@ -202,9 +202,9 @@ def seconds(run: Run) -> float:
         return float(z["seconds"])
 
 
-def cell(i: Interval) -> dict[str, float]:
-    """A difference as results hold it."""
-    return {k: round(float(getattr(i, k)), 5) for k in ("delta", "low", "high")}
+def cell(i: Interval) -> dict[str, Any]:
+    """A difference as results hold it, with what its interval is over."""
+    return {k: round(float(getattr(i, k)), 5) for k in ("delta", "low", "high")} | {"over": i.over}
 
 
 def provenance(threads: int) -> dict[str, Any]:

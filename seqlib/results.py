@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class Results:
     Attributes:
         name: of the experiment. reference: no history, ceiling and filter lines where known.
         rows: one per (label, length), each metric with its mean and its value per seed.
-        differences: paired by user, with 95 % intervals.
+        differences: paired by user, with 95 % intervals that are ``over`` users and seeds, or over
+            users alone where nothing is known of the seeds.
         provenance: commit, versions, machine.
     """
 
@@ -69,13 +71,16 @@ class Results:
         return [(n, *self.metric(label, metric, n, task)) for n in lengths]
 
     def difference(self, a: str, b: str, length: int | None = None) -> dict[str, Any]:
-        """``a`` minus ``b`` on the main task: delta, low, high, users, seeds.
+        """``a`` minus ``b`` on the main task: delta, low, high, users, seeds, over.
+
+        Where only ``b`` minus ``a`` is stored, it is turned round.
 
         Raises:
             KeyError: this pair was not compared.
         """
-        fit = [d for d in self.differences if (d["a"], d["b"]) == (a, b)]
-        fit = [d for d in fit if length in (None, d["length"])]
+        at = [d for d in self.differences if length in (None, d["length"])]
+        fit = [d for d in at if (d["a"], d["b"]) == (a, b)]
+        fit = fit or [turned(d) for d in at if (d["a"], d["b"]) == (b, a)]
         if len(fit) != 1:
             raise KeyError(f"{len(fit)} comparisons of {a!r} with {b!r} at length {length}")
         return fit[0]
@@ -109,8 +114,39 @@ def load(name: str) -> Results:
     return Results(name, raw["reference"], tuple(raw["rows"]), tuple(raw["differences"]), rest)
 
 
-def interval(difference: dict[str, Any], digits: int = 4) -> str:
-    """A stored difference as text: "+0.0602 [+0.0568, +0.0641] clear of 0"."""
+def is_clear(difference: Mapping[str, Any]) -> bool:
+    """True when 0 lies outside a stored interval that is over users and seeds."""
+    outside = difference["low"] > 0 or difference["high"] < 0
+    return outside and difference.get("over") == "users and seeds"
+
+
+def all_above(differences: Iterable[Mapping[str, Any]]) -> bool | None:
+    """True if each lies clear above 0, False if one lies clear below it.
+
+    None, for "open", where users and seeds leave one undecided and none lies clear below.
+    """
+    found = list(differences)
+    if any(d["delta"] < 0 and is_clear(d) for d in found):
+        return False
+    return True if all(d["delta"] > 0 and is_clear(d) for d in found) else None
+
+
+def turned(difference: Mapping[str, Any]) -> dict[str, Any]:
+    """The same comparison the other way round."""
+    d = difference
+    new = {"delta": -d["delta"], "low": -d["high"], "high": -d["low"]}
+    if {"a", "b"} <= d.keys():
+        new |= {"a": d["b"], "b": d["a"]}
+    return {k: new.get(k, v) for k, v in d.items() if not isinstance(v, dict)}
+
+
+def interval(difference: Mapping[str, Any], digits: int = 4) -> str:
+    """A stored difference as text: "+0.0602 [+0.0568, +0.0641] clear of 0".
+
+    What is over users only says so, and is not called clear: "+0.0200 [+0.0110, +0.0290] over users
+    only".
+    """
     delta, low, high = (f"{difference[k]:+.{digits}f}" for k in ("delta", "low", "high"))
-    clear = difference["low"] > 0 or difference["high"] < 0
-    return f"{delta} [{low}, {high}] {'clear of 0' if clear else 'not clear of 0'}"
+    if difference.get("over") != "users and seeds":
+        return f"{delta} [{low}, {high}] over users only"
+    return f"{delta} [{low}, {high}] {'clear of 0' if is_clear(difference) else 'not clear of 0'}"

@@ -130,7 +130,7 @@ def test_a_wrong_command_is_answered_with_the_right_ones(capsys):
     assert "choose from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("step", ["_write_items", "_write_spec"])
+@pytest.mark.parametrize("step", ["_write_items", "_head"])
 def test_an_interruption_leaves_nothing_behind(capsys, tmp_path, monkeypatch, step):
     def stop(*args):
         raise KeyboardInterrupt
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset, "_write_spec", full)
+    monkeypatch.setattr(dataset, "_head", full)
     code, _, errors = run(capsys, "world", "--users", 3, "--out", tmp_path / "w")
     assert code == 2
     assert "No space left on device" in errors[0]

@@ -302,6 +302,13 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, written):
     left = [p.name for p in tmp_path.iterdir() if p != written]
     assert len(left) == 1
     assert left[0].endswith(".partial")
+    own = tmp_path / "log.parquet.mine.partial"
+    own.write_text("keep me")
+    with files.whole_file(written) as alive:  # a writer that lives
+        alive.write_text("new")
+        make_log(TOY[:4]).to_parquet(written)
+        assert {p.name for p in tmp_path.iterdir()} == {written.name, alive.name, own.name}
+    assert written.read_text() == "new"
 
 
 def test_a_written_file_is_as_readable_as_any_other(tmp_path, written):
@@ -351,7 +358,7 @@ def test_a_data_set_is_not_replaced_by_accident(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "set"]
 
 
-@pytest.mark.parametrize("step", ["_write_items", "_write_spec", "_swap"])
+@pytest.mark.parametrize("step", ["_write_items", "_head"])
 def test_an_interrupted_save_leaves_the_old_data_set(tmp_path, monkeypatch, step):
     data = tiny_dataset()
     data.save(tmp_path / "set")
@@ -363,25 +370,7 @@ def test_an_interrupted_save_leaves_the_old_data_set(tmp_path, monkeypatch, step
     with pytest.raises(KeyboardInterrupt):
         data.save(tmp_path / "set", replace=True)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
-    assert len(Dataset.load(tmp_path / "set").log) == 10
-
-
-def test_when_the_new_data_set_can_not_take_the_name_the_old_one_is_back(tmp_path, monkeypatch):
-    data = tiny_dataset()
-    data.save(tmp_path / "set")
-    real, calls = os.replace, []
-
-    def second_fails(a, b):
-        calls.append(b)
-        if len([c for c in calls if c == tmp_path / "set"]) == 1 and b == tmp_path / "set":
-            raise OSError("disk gone")
-        real(a, b)
-
-    monkeypatch.setattr(dataset.os, "replace", second_fails)
-    with pytest.raises(OSError, match="disk gone"):
-        data.save(tmp_path / "set", replace=True)
-    monkeypatch.undo()
-    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    assert len(list((tmp_path / "set").iterdir())) == 5
     assert len(Dataset.load(tmp_path / "set").log) == 10
 
 

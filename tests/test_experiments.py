@@ -103,4 +103,36 @@ def test_joined_requests_keep_both_in_order():
 def test_claims_of_chapter_03_are_complete_and_say_what_they_compared():
     claims = results.document("transact-claims")["claims"]
     assert [c["id"] for c in claims] == [f"V1-C{i}" for i in (*range(1, 10), 12)]
-    assert all(c["paper"] and c["ours"] and isinstance(c["holds"], bool) for c in claims)
+    assert all(c["paper"] and c["ours"] and c["holds"] in (True, False, None) for c in claims)
+    by_id = {c["id"]: c for c in claims}
+    # Positive in every mean, but not clear over seeds at two of three lengths.
+    assert by_id["V1-C3"]["holds"] is None
+    assert "not clear at L=50, L=100" in by_id["V1-C3"]["note"]
+
+
+def test_a_row_is_open_where_seeds_leave_it_open():
+    both, up = {"over": "users and seeds"}, {"delta": 0.2, "low": 0.1, "high": 0.3}
+    wide, down = {"delta": 0.2, "low": -0.1, "high": 0.5}, {"delta": -2, "low": -3, "high": -1}
+    assert results.all_above([up | both, up | both]) is True
+    assert results.all_above([up | both, wide | both]) is None
+    assert results.all_above([up | {"over": "users"}]) is None
+    assert results.all_above([wide | both, down | both]) is False
+    fall = {"repin": down | both}
+    assert transact_claims.hybrid_holds(
+        {"daily only": fall, "real time only": {"repin": {**down, "delta": -1.5} | both}}
+    )
+    assert transact_claims.left_out([up | both]) == ""
+    assert transact_claims.left_out([up | both, up | {"over": "users"}])
+    turned = results.turned({"a": "x", "b": "y", **up, **both})
+    assert turned == {"a": "y", "b": "x", "delta": -0.2, "low": -0.3, "high": -0.1, **both}
+
+
+def test_a_stored_difference_says_what_it_is_over():
+    d = {"delta": 0.02, "low": 0.01, "high": 0.03}
+    both = d | {"over": "users and seeds"}
+    assert results.interval(both) == "+0.0200 [+0.0100, +0.0300] clear of 0"
+    assert results.interval(both | {"low": -0.01}) == "+0.0200 [-0.0100, +0.0300] not clear of 0"
+    assert results.interval(d | {"over": "users"}) == "+0.0200 [+0.0100, +0.0300] over users only"
+    assert results.interval(d) == results.interval(d | {"over": "users"})
+    assert results.is_clear(both)
+    assert not results.is_clear(d)

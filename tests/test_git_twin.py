@@ -125,5 +125,9 @@ def test_gauc_difference_counts_the_users_who_gain():
     )
     found = git_twin.gauc_difference([right], [half])
     assert (found["delta"], found["better_for"], found["of"]) == (0.5, 1, 3)
+    assert found["over"] == "users"
+    three = git_twin.gauc_difference([right, half, half], [half] * 3)
+    assert three["over"] == "users and seeds"
+    assert three["low"] < 0 < three["delta"]
     same = git_twin.gauc_difference([half], [half])
     assert (same["delta"], same["low"], same["high"]) == (0, 0, 0)

@@ -462,7 +462,7 @@ def test_long_histories_are_gathered_at_the_speed_of_memory():
     n = 12_000
     user = np.repeat(np.arange(32, dtype=np.int32), n)
     log = EventLog.build(user, np.full(len(user), 5), np.tile(np.arange(n) * 60.0, 32))
-    loader = BatchLoader(log, make_requests([(u, 1e9) for u in range(32)]), length=10_000)
+    loader = BatchLoader(log, make_requests([(u, n * 60.0) for u in range(32)]), length=10_000)
     (batch,) = loader
     assert batch.request.events.mask.all()
     assert batch.request.events.shape == (32, 10_000)

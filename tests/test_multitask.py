@@ -98,3 +98,37 @@ def test_lift_by_hand_and_its_interval():
         paired_lift([base], [base * 0], user)
     with pytest.raises(ValueError, match="values for 80 requests"):
         paired_lift([base[:3]], [base], user)
+    with pytest.raises(ValueError, match="a is empty"):
+        paired_lift([], [base], user)
+    with pytest.raises(ValueError, match="b holds values that are not finite"):
+        paired_lift([base], [base * np.nan], user)
+
+
+def test_a_lift_draws_seeds_too():
+    """Three seeds at +0, +10 and +20 % have a mean of +10 % that three others may miss."""
+    user = np.repeat(np.arange(40), 2)
+    base = np.random.default_rng(1).poisson(2.0, 80).astype(float)
+    one = paired_lift([base * 1.1], [base] * 3, user)
+    assert (one.over, one.clear_of_users, one.clear) == ("users", True, False)
+    several = paired_lift([base, base * 1.1, base * 1.2], [base] * 3, user)
+    assert several.delta == pytest.approx(0.1)
+    assert several.over == "users and seeds"
+    assert several.low < 0 < several.high
+    # s = .1, √3 in the mean, Student's t with two degrees of freedom: ± .248.
+    assert several.high - several.low == pytest.approx(2 * 0.248, rel=0.15)
+    assert paired_lift([base * 1.1] * 3, [base] * 3, user).clear
+    same = paired_lift([base, base * 2], [base, base * 2], user, same_models=True)
+    assert (same.delta, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_lift_over_users_and_seeds_covers_the_truth_about_95_times_in_100():
+    rng, user, covered = np.random.default_rng(3), np.arange(60), 0
+    for k in range(300):
+        base = rng.gamma(4.0, 1.0, 60)
+        sides = [
+            [base * (1 + 0.1 * rng.normal(size=60)) * (1 + 0.05 * rng.normal()) for _ in range(3)]
+            for _ in "ab"
+        ]
+        i = paired_lift(*sides, user, n=300, seed=k)
+        covered += i.low <= 0 <= i.high
+    assert 273 <= covered <= 297

@@ -107,8 +107,10 @@ def test_what_the_course_promises_of_twin_is_in_the_stored_runs():
     top = stored.reference["ceiling"]
     assert (rows["twin"] - best) / (top - best) > 0.5
     assert rows["twin"] > stored.reference["filter"]["100"]  # which no model with 100 events passes
-    low = {d["b"]: d["low"] for d in stored.differences if d["a"] == "twin"}
-    assert min(low[n] for n in ("din_similarity, L=100", "topic_histogram, L=100", "sim_hard")) > 0
+    for below in ("din_similarity, L=100", "topic_histogram, L=100", "sim_hard"):
+        ahead = stored.difference("twin", below)
+        assert ahead["delta"] > 0
+        assert results.is_clear(ahead)
 
 
 def test_claims_of_chapter_04_are_complete_and_say_what_they_compared():
@@ -116,5 +118,8 @@ def test_claims_of_chapter_04_are_complete_and_say_what_they_compared():
     want = [f"T-E{i}" for i in (1, 2, 3)] + [f"T-C{i}" for i in (1, 2, 3, 8, 4, 5, 6, 7, 9)]
     assert [c["id"] for c in claims] == [*want, *(f"S-C{i}" for i in range(1, 5))]
     assert all(c["paper"] and c["ours"] for c in claims)
-    assert [c["id"] for c in claims if not isinstance(c["holds"], bool)] == ["T-C8"]
+    # The paper leaves T-C8 open; three seeds leave SIM's soft search against its hard one open, and
+    # how TWIN's distance to it changes with length.
+    open_ = [c["id"] for c in claims if not isinstance(c["holds"], bool)]
+    assert open_ == ["T-C8", "T-C4", "T-C9", "S-C1"]
     assert all(c["holds"] for c in claims if c["id"].startswith("T-E"))

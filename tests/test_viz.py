@@ -382,11 +382,18 @@ def test_forest_fills_what_is_clear_of_zero():
         {"a": "din", "b": "mean_pooling", "delta": 0.04, "low": 0.03, "high": 0.05},
         {"a": "max_pooling", "b": "mean_pooling", "delta": 0.0, "low": -0.01, "high": 0.01},
     ]
+    rows = [{**r, "over": "users and seeds"} for r in rows]
     fig = scaling.forest(rows, xlabel="difference in AUC", base="mean_pooling")
     points = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
     assert [p.get_markerfacecolor() for p in points] == [viz.color("din"), "#ffffff"]
     assert "against mean pooling" in texts(fig)
     assert "max pooling − mean pooling" in texts(scaling.forest(rows, xlabel="difference"))
+    # What leaves the seeds out is never filled, and says so.
+    alone = scaling.forest([{**rows[0], "over": "users"}], xlabel="difference", base="mean_pooling")
+    points = [line for line in alone.axes[0].lines if line.get_marker() == "o"]
+    assert [p.get_markerfacecolor() for p in points] == ["#ffffff"]
+    assert "users only" in texts(alone)
+    assert "users only" not in texts(fig)
     with pytest.raises(ValueError, match=r"din: 0.04 is outside \[0.05, 0.06\]"):
         scaling.forest([{**rows[0], "low": 0.05, "high": 0.06}], xlabel="difference", base="din")
 

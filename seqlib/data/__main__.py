@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from . import dataset, public
+from . import _folder, dataset, public
 from .log import EventLog
 from .schema import SchemaError
 from .world import PRESETS, make_world
@@ -80,8 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _make(args: argparse.Namespace) -> None:
-    if args.out is not None and args.out.exists() and not args.replace:
-        raise FileExistsError(f"{args.out} exists; choose another --out or pass --replace")
+    if args.out is not None:
+        if _folder.is_data_set(args.out) and not args.replace:
+            raise FileExistsError(f"{args.out} exists; choose another --out or pass --replace")
+        _folder.require_room(args.out, args.replace)
     steps = 1 if args.out is None else 2
     with tqdm(total=steps, desc=f"making {args.command}", unit=" steps", leave=False) as bar:
         data = _build(args)
@@ -121,7 +123,7 @@ def _info(args: argparse.Namespace) -> str:
         return _show(
             dataset.describe_log(EventLog.from_parquet(path, now=time.time())), {}, args.json
         )
-    elif (path / "spec.json").is_file():
+    elif _folder.is_data_set(path):
         data = public.Dataset.load(path)
     elif path.is_dir():
         data = public.git_history(path, progress=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .schema import PAD, SchemaError
+from .schema import LATEST, PAD, SECONDS_PER_DAY, SchemaError
 
 COLUMNS: Mapping[str, type] = {
     "user": np.int32,
@@ -19,7 +19,9 @@ COLUMNS: Mapping[str, type] = {
     "watch": np.float32,
     "duration": np.float32,
 }
-_MILLISECONDS = 1e11  # as seconds: the year 5138
+SCALE = "that looks like milliseconds: divide by 1000"
+# A request may come so long after the log's last event: as long as the log is, within these bounds.
+_PAUSE = 30 * SECONDS_PER_DAY, 365 * SECONDS_PER_DAY
 
 
 def cast(name: str, values: ArrayLike) -> NDArray:
@@ -62,6 +64,53 @@ def check_lengths(col: Mapping[str, NDArray]) -> None:
         raise SchemaError(f"the log's columns have shapes {sizes}; all must be (E,)")
 
 
+def check_time(name: str, time: NDArray[np.float64], now: float | None = None) -> None:
+    """What can be wrong with moments, of events or of requests, by themselves."""
+    no(f"{name} has NaN or infinity", ~np.isfinite(time))
+    if len(time) == 0:
+        return
+    late, size = float(time.max()), float(np.abs(time).max())
+    if size > LATEST:
+        raise SchemaError(f"{name} reaches {size:.6g}; it must be seconds, and {SCALE}")
+    if now is not None and late > now:
+        hint = f"; {SCALE}" if late > 10 * now else ""
+        no(f"{name} is in the future: {late:.6g} with now = {now:.6g}{hint}", time > now)
+
+
+def check_clock(name: str, time: NDArray[np.float64], log: NDArray[np.float64]) -> None:
+    """Requests are timed by the log's clock: none lies far outside of what the log covers.
+
+    In another unit, or from another epoch, a request sees nothing of its user or everything.
+    """
+    if len(time) == 0 or len(log) == 0:
+        return
+    first, last = float(log.min()), float(log.max())
+    before, pause = _PAUSE[0], float(np.clip(last - first, *_PAUSE))
+    covers = f"the log covers {first:.6g} to {last:.6g} s"
+    hint = "both must be seconds since the same moment"
+    no(
+        f"{name} is {time.min():.6g}, long before the log begins: {covers}; {hint}",
+        time < first - before,
+    )
+    no(
+        f"{name} is {time.max():.6g}, long after the log ends: {covers}; {hint}",
+        time > last + pause,
+    )
+
+
+def check_reach(name: str, time: NDArray[np.float64], first: float, last: float) -> None:
+    """The last of these requests comes when a fiftieth of the way from first to last has passed.
+
+    Times that count from zero lie within the log also in a larger unit, all of them at its very
+    beginning: 1/86,400 of the way for days, 1/1,000 for thousands of seconds, 1/60 for minutes.
+    """
+    if time.max() < first + (last - first) / 50:
+        raise SchemaError(
+            f"{name} ends at {time.max():.6g}, hardly after the log begins at {first:.6g} s, and "
+            f"what follows goes on to {last:.6g}; all must be seconds since the same moment"
+        )
+
+
 def check_values(
     col: Mapping[str, NDArray], n_users: int, n_items: int | None = None, now: float | None = None
 ) -> None:
@@ -72,13 +121,7 @@ def check_values(
         no(f"log.{name} has NaN or infinity", ~np.isfinite(col[name]))
     for name in ("watch", "duration"):
         no(f"log.{name} is negative; it is seconds >= 0", col[name] < 0)
-    late = float(col["time"].max())
-    scale = "that looks like milliseconds: divide by 1000"
-    if np.abs(col["time"]).max() > _MILLISECONDS:
-        raise SchemaError(f"log.time reaches {late:.6g}; it must be seconds, and {scale}")
-    if now is not None and late > now:
-        hint = f"; {scale}" if late > 10 * now else ""
-        no(f"log.time is in the future: {late:.6g} with now = {now:.6g}{hint}", col["time"] > now)
+    check_time("log.time", col["time"], now)
     no("log.user is negative; users count from 0", col["user"] < 0)
     largest = int(col["user"].max())
     no(f"log.user is {largest}, beyond n_users = {n_users}", col["user"] >= n_users)

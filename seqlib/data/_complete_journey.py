@@ -33,6 +33,7 @@ from numba import njit
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from . import _folder
 from . import _gather as gather
 from .dataset import Dataset, cache_dir, fingerprint
 from .log import COLUMNS, EventLog, Requests
@@ -43,7 +44,7 @@ ACTIONS = ("bought", "discount", "coupon", "promoted")
 DISPLAY, MAILER = "0123456789A", "0ACDFHJLPXZ"  # codes of the original; "0" is none
 N_STORES = 31  # surfaces of their own; the rest share one
 _PRODUCT_BITS, _WEEK_BITS = 17, 6
-_CODE = ("_complete_journey.py", "dataset.py", "log.py", "files.py", "_gather.py")
+_CODE = ("_complete_journey.py", "_folder.py", "dataset.py", "log.py", "files.py", "_gather.py")
 _TABLES = {
     "transactions": (
         "household_id", "store_id", "basket_id", "product_id", "quantity", "sales_value",
@@ -248,7 +249,10 @@ def _cached(place: Path) -> Dataset | None:
     """What is in the cache; None if there is nothing, or something damaged (it is made again)."""
     try:
         return Dataset.load(place)
-    except (FileNotFoundError, SchemaError):
+    except FileNotFoundError:
+        return None
+    except SchemaError:
+        _folder.discard(place)
         return None
 
 

@@ -10,9 +10,7 @@ are drawn uniformly from the items that existed at that moment. Nobody declined 
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import time as clock
 from array import array
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from . import _gather as gather
+from ._clone import Clone, GitError, opened
 from .dataset import Dataset, fingerprint
 from .log import EventLog, Requests
 from .schema import FIRST_ID, DataSpec, ItemTable
@@ -38,10 +37,6 @@ _BOT = re.compile(
     r"\[bot\]|\bbot\b|bot@|dependabot|renovate|greenkeeper|github-actions|buildbot|jenkins|autoroll",
     re.IGNORECASE,
 )
-
-
-class GitError(ValueError):
-    """The path can't be read as a git history; the message says why and what would help."""
 
 
 def git_history(
@@ -65,6 +60,9 @@ def git_history(
     85 % of time are training, the rest test. Medians of events per author are tiny, so what is
     seen here holds for the most active authors only.
 
+    Settings of git, the clone's or the user's, are not read: they change no number, and nothing
+    they name is run. Authors are united by the ``.mailmap`` of the newest commit.
+
     Args:
         path: root of the clone (or a bare one). Nothing is fetched.
         depth: None makes files the items; d makes folders the items, cut after d levels.
@@ -84,9 +82,8 @@ def git_history(
             f"positives is {positives} and candidates {candidates}; "
             f"1 <= positives < candidates is needed"
         )
-    path = Path(path)
-    _check_clone(path)
-    touched = _read(path, depth, clock.time() if now is None else now, progress)
+    with opened(path) as clone:
+        touched = _read(clone, depth, clock.time() if now is None else now, progress)
     user, n_users, notes = _users(touched, min_events)
     kept = user >= 0
     log = EventLog.build(
@@ -146,53 +143,11 @@ class _Touched(NamedTuple):
     odd_clock: int  # commits
 
 
-def _git(path: Path, *args: str) -> list[str]:
-    # no pager, no locks; -z output is split here, so quoting does not matter
-    return ["git", "-C", str(path), "--no-pager", "--no-optional-locks", *args]
-
-
-def _environment() -> dict[str, str]:
-    """Without GIT_DIR and the like, which a hook sets; git must not fetch missing objects."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    return keep | {"LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
-
-
-def _ask(path: Path, *args: str) -> str | None:
-    """git's answer; None where it fails."""
-    try:
-        done = subprocess.run(_git(path, *args), capture_output=True, env=_environment())
-    except FileNotFoundError as error:
-        raise GitError("git is not installed; install it to read a clone's history") from error
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
-
-
-def _check_clone(path: Path) -> None:
-    if not path.is_dir():
-        raise GitError(f"{path} does not exist or is no folder; give the root of a git clone")
-    root = _ask(path, "rev-parse", "--git-dir")
-    if root is None:
-        raise GitError(f"{path} is not a git clone; give the root of one (the folder with .git)")
-    bare = _ask(path, "rev-parse", "--is-bare-repository") == "true"
-    top = _ask(path, "rev-parse", "--git-dir" if bare else "--show-toplevel")
-    if top is None or (path / top).resolve() != path.resolve():
-        raise GitError(f"{path} lies inside a git clone but is not its root; give the root")
-    if _ask(path, "rev-parse", "--is-shallow-repository") == "true":
-        raise GitError(
-            f"{path} is a shallow clone: its history was cut off; "
-            f"run 'git fetch --unshallow' in it first"
-        )
-    if _ask(path, "rev-parse", "--verify", "--quiet", "HEAD") is None:
-        raise GitError(f"{path} is an empty clone: it has no commit on its current branch")
-
-
-def _commits(path: Path, progress: bool) -> Iterator[tuple[float, str, list[tuple[str, str]]]]:
+def _commits(clone: Clone, progress: bool) -> Iterator[tuple[float, str, list[tuple[str, str]]]]:
     """(author's time, identity, [(status letter, path)]) of every commit but merges."""
-    n = int(_ask(path, "rev-list", "--no-merges", "--count", "HEAD") or 0)
+    n = int(clone.ask("rev-list", "--no-merges", "--count", "HEAD") or 0)
     what = ("--no-merges", "--no-renames", "--no-ext-diff", "--name-status", "-z")
-    command = _git(path, "log", *what, "--format=%x01%at%x00%aN%x00%aE", "HEAD")
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()
-    )
+    process = clone.start("log", *what, "--format=%x01%at%x00%aN%x00%aE", "HEAD")
     assert process.stdout is not None
     tokens = _tokens(process.stdout)
     commit: tuple[float, str, list[tuple[str, str]]] | None = None
@@ -206,7 +161,8 @@ def _commits(path: Path, progress: bool) -> Iterator[tuple[float, str, list[tupl
                     commit = (float(stamp or "nan"), f"{name}\n{mail}", [])
                     bar.update()
                 elif status := token.strip("\n"):
-                    assert commit is not None
+                    if commit is None:
+                        raise GitError(f"git answers for {clone.path} what is no list of commits")
                     commit[2].append((status[0], next(tokens)))
             if commit is not None:
                 yield commit
@@ -215,7 +171,7 @@ def _commits(path: Path, progress: bool) -> Iterator[tuple[float, str, list[tupl
         failed = process.wait()
     if failed:
         raise GitError(
-            f"git could not read the whole history of {path} (exit code {failed}); "
+            f"git could not read the whole history of {clone.path} (exit code {failed}); "
             f"'git fsck' shows what is missing"
         )
 
@@ -236,14 +192,14 @@ def _item_of(path: str, depth: int | None) -> str:
     return "/".join(path.split("/")[:-1][:depth]) or "."
 
 
-def _read(path: Path, depth: int | None, now: float, progress: bool) -> _Touched:
+def _read(clone: Clone, depth: int | None, now: float, progress: bool) -> _Touched:
     """One row per commit and item. Names and paths live in this function's dictionaries only."""
     authors: dict[str, int] = {}
     items: dict[str, int] = {}
     bots: set[int] = set()
     rows = [array(kind) for kind in "iiidB"]  # commit, author, item, time, action
     odd_clock = 0
-    for commit, (time, identity, changes) in enumerate(_commits(path, progress)):
+    for commit, (time, identity, changes) in enumerate(_commits(clone, progress)):
         if not 0 < time <= now:
             odd_clock += 1
             continue
@@ -256,7 +212,9 @@ def _read(path: Path, depth: int | None, now: float, progress: bool) -> _Touched
             for column, value in zip(rows, new, strict=True):
                 column.append(value)
     if not rows[0]:
-        raise GitError(f"{path} has no commit that changes a file before now; nothing to read")
+        raise GitError(
+            f"{clone.path} has no commit that changes a file before now; nothing to read"
+        )
     commit, author, item, time, action = (np.array(column) for column in rows)
     order = np.lexsort((item, commit))
     commit, author, item, time, action = (c[order] for c in (commit, author, item, time, action))
@@ -275,7 +233,7 @@ def _read(path: Path, depth: int | None, now: float, progress: bool) -> _Touched
         action=np.bitwise_or.reduceat(action, first).astype(np.uint8),
         folder=np.array([folders.setdefault(p, len(folders)) for p in parent]),
         top=np.array([tops.setdefault(p.split("/")[0], len(tops)) for p in parent]),
-        merges=int(_ask(path, "rev-list", "--merges", "--count", "HEAD") or 0),
+        merges=int(clone.ask("rev-list", "--merges", "--count", "HEAD") or 0),
         odd_clock=odd_clock,
     )
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,11 +14,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from . import files
+from . import _checks as checks
+from . import _folder, files
 from .log import EventLog, Requests, history_end
 from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable, SchemaError, Task
 
-PARTS = ("log", "train", "test", "items")
 QUANTILES = (10, 50, 90, 99)
 
 
@@ -59,45 +56,59 @@ class Dataset:
 
     def save(self, path: str | Path, *, replace: bool = False) -> None:
         """Write ``log``, ``train``, ``test`` and ``items`` as Parquet, and ``spec.json``, into one
-        directory that appears when everything is written.
+        directory. ``spec.json`` comes last, with the digests of the others: whatever happens before,
+        the directory holds the old data set or none.
 
         Raises:
-            FileExistsError: ``path`` exists and ``replace`` is False, or it holds other things.
+            FileExistsError: ``path`` exists and ``replace`` is False, or it holds anything that was
+                not written with a data set. Nothing is deleted then.
         """
         save(self, path, replace=replace)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote, and validate it.
+        """Read what ``save`` wrote, and validate it. While another data set takes the place of this
+        one, the one or the other is read.
 
         Raises:
             FileNotFoundError: no data set there.
             SchemaError: a file is truncated, damaged, or does not fit the others.
         """
-        path = Path(path)
-        head = _read_spec(path)
-        table = files.read_table(path / "items.parquet")
-        fields = {k: _tensor(table[f"field.{k}"]) for k in head["sizes"]}
+        return _folder.read_whole(Path(path), cls._read)
+
+    @classmethod
+    def _read(cls, head: dict[str, Any], places: dict[str, Path]) -> Self:
+        table = files.read_table(places["items.parquet"])
         items = ItemTable(
-            fields=fields,
-            sizes=head.pop("sizes"),
+            fields={k: _tensor(table[f"field.{k}"]) for k in head["sizes"]},
+            sizes=head["sizes"],
             content=_matrix(table, "content"),
             dense=_matrix(table, "dense"),
             duration=_tensor(table["duration"]),
         )
-        for name in ("actions", "surfaces", "tasks", "base_rates"):
-            head[name] = tuple(head[name])
-        head["tasks"] = tuple(Task(**t) if isinstance(t, dict) else t for t in head["tasks"])
+        tasks = tuple(Task(**t) if isinstance(t, dict) else t for t in head["tasks"])
+        spec = DataSpec(
+            name=head["name"],
+            items=items,
+            actions=tuple(head["actions"]),
+            surfaces=tuple(head["surfaces"]),
+            tasks=tasks,
+            base_rates=tuple(head["base_rates"]),
+            key_field=head["key_field"],
+            watch=head["watch"],
+            notes=head["notes"],
+        )
         return cls(
-            log=EventLog.from_parquet(path / "log.parquet"),
-            train=Requests.from_parquet(path / "train.parquet"),
-            test=Requests.from_parquet(path / "test.parquet"),
-            spec=DataSpec(items=items, **head),
+            log=EventLog.from_parquet(places["log.parquet"]),
+            train=Requests.from_parquet(places["train.parquet"]),
+            test=Requests.from_parquet(places["test.parquet"]),
+            spec=spec,
         ).validate()
 
 
 def check_fit(data: HasData) -> None:
-    """The log's and requests' ids exist, labels match tasks, and test follows training.
+    """The log's and requests' ids exist, labels match tasks, test follows training, and all parts
+    are timed by one clock.
 
     Raises:
         SchemaError: naming the part and what was wrong.
@@ -113,7 +124,11 @@ def check_fit(data: HasData) -> None:
     for name, requests in (("train", data.train), ("test", data.test)):
         if len(requests) == 0:
             raise SchemaError(f"there are no {name} requests; there must be at least one")
-        requests.validate(data.log.n_users, n)
+        requests.validate(data.log.n_users, n, log=data.log)
+        if (top := int(requests.surface.max())) >= len(spec.surfaces):
+            raise SchemaError(
+                f"{name} surface has {top}; there are {len(spec.surfaces)} surfaces, from 0"
+            )
         if requests.labels.shape[2] != spec.n_tasks:
             raise SchemaError(
                 f"{name} labels have {requests.labels.shape[2]} tasks; the spec has {spec.task_names}"
@@ -123,43 +138,19 @@ def check_fit(data: HasData) -> None:
             f"a test request at {data.test.time.min():.6f} s is not later than the last training "
             f"request at {data.train.time.max():.6f} s; split by time"
         )
+    first, last = float(data.log.time.min()), float(data.log.time.max())
+    checks.check_reach("train time", data.train.time, first, float(data.test.time.min()))
+    checks.check_reach("test time", data.test.time, first, last)
 
 
 def save(data: HasData, path: str | Path, *, replace: bool = False) -> None:
     """``Dataset.save`` for anything that has its parts, such as a world."""
-    path = Path(path)
-    if path.exists() and not replace:
-        raise FileExistsError(f"{path} exists; choose another place or ask to replace it")
-    if path.exists() and not (path / "spec.json").is_file():
-        raise FileExistsError(f"{path} exists and is no data set; it is not replaced")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".", suffix=".partial"))
-    try:
-        data.log.to_parquet(partial / "log.parquet")
-        data.train.to_parquet(partial / "train.parquet")
-        data.test.to_parquet(partial / "test.parquet")
-        _write_items(data.spec.items, partial / "items.parquet")
-        _write_spec(data.spec, partial / "spec.json")
-        partial.chmod(0o755)
-        if path.exists():
-            _swap(partial, path)
-        else:
-            os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _swap(new: Path, path: Path) -> None:
-    """Put ``new`` in the place of ``path``; if that fails, the old one is back."""
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name + ".", suffix=".old"))
-    os.replace(path, aside / "old")
-    try:
-        os.replace(new, path)
-    except BaseException:
-        os.replace(aside / "old", path)
-        raise
-    finally:
-        shutil.rmtree(aside)
+    with _folder.writing(Path(path), replace) as new:
+        data.log.to_parquet(new.place("log.parquet"))
+        data.train.to_parquet(new.place("train.parquet"))
+        data.test.to_parquet(new.place("test.parquet"))
+        _write_items(data.spec.items, new.place("items.parquet"))
+        new.commit(_head(data.spec))
 
 
 def _write_items(items: ItemTable, path: Path) -> None:
@@ -172,24 +163,11 @@ def _write_items(items: ItemTable, path: Path) -> None:
     files.write_table(path, pa.table(column), "items", {})
 
 
-def _write_spec(spec: DataSpec, path: Path) -> None:
+def _head(spec: DataSpec) -> dict[str, Any]:
+    """What ``spec.json`` holds of the specification; the item table is a file of its own."""
     head = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "items"}
-    head |= {"sizes": dict(spec.items.sizes), "notes": dict(spec.notes)}
     head["tasks"] = [dataclasses.asdict(task) for task in spec.tasks]
-    with files.whole_file(path) as partial:
-        partial.write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_spec(path: Path) -> dict[str, Any]:
-    if not (path / "spec.json").is_file():
-        raise FileNotFoundError(f"{path} holds no data set: there is no spec.json in it")
-    missing = [f"{k}.parquet" for k in PARTS if not (path / f"{k}.parquet").is_file()]
-    if missing:
-        raise SchemaError(f"{path} lacks {missing}; write the data set again")
-    try:
-        return json.loads((path / "spec.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SchemaError(f"{path / 'spec.json'} is damaged ({error}); write it again") from error
+    return head | {"sizes": dict(spec.items.sizes), "notes": dict(spec.notes)}
 
 
 def _matrix(table: pa.Table, name: str) -> torch.Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ import pyarrow.parquet as pq
 
 from .schema import SchemaError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _META = b"seqlib"
+PARTIAL = r"\.[a-z0-9_]{8}\.partial"  # how the name of an unfinished file goes on: mkstemp's
 
 
 @contextmanager
@@ -23,13 +31,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name when the block ends without an error.
 
     Whatever happens, ``path`` holds the old file, the new file or nothing: never half a file.
-    A killed process leaves a ``….partial`` file behind, which nothing reads.
+    A killed process leaves a ``….partial`` file behind, which nothing reads and the next writer of
+    the same path deletes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".partial")
-    os.close(handle)
-    partial = Path(name)
+    _delete_partials_of_the_dead(path)
+    handle, partial = _begin(path)
     try:
         yield partial
         umask = os.umask(0)
@@ -39,6 +47,79 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Alone with a folder until the block ends or the process dies; False if it has gone.
+
+    Where there is no such lock (Windows, some network disks) two are not kept apart.
+    """
+    if fcntl is None or not path.exists():
+        yield path.exists()
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle, fcntl.LOCK_EX)
+        yield _is_at(handle, path)
+    finally:
+        os.close(handle)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _begin(path: Path) -> tuple[int | None, Path]:
+    """A handle whose lock says that the writer lives, and the new temporary file it holds."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".partial")
+        if fcntl is None:
+            os.close(handle)
+            return None, Path(name)
+        _lock(handle, fcntl.LOCK_EX)
+        if _is_at(handle, Path(name)):  # or another writer took it for a dead one's
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _delete_partials_of_the_dead(path: Path) -> None:
+    """Those of ``path`` that nobody holds."""
+    if fcntl is None:
+        return
+    for name in os.listdir(path.parent):
+        partial = path.with_name(name)
+        if not re.fullmatch(re.escape(path.name) + PARTIAL, name) or partial.is_symlink():
+            continue
+        with suppress(OSError):  # it has gone, or is not ours to open
+            handle = os.open(partial, os.O_RDWR)
+            try:
+                if _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    partial.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """Whether the open file's lock was taken: another holds it, or the disk knows no locks."""
+    try:
+        fcntl.flock(handle, how)
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether the open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_table(path: str | Path, table: pa.Table, kind: str, meta: Mapping[str, Any]) -> None:
@@ -82,6 +163,8 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         yield
+    except FileNotFoundError as error:  # since it was looked for
+        raise FileNotFoundError(f"{path} does not exist") from error
     except PermissionError:
         raise
     except (pa.ArrowInvalid, OSError) as error:

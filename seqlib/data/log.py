@@ -220,11 +220,20 @@ class Requests:
     def _is_array(self, name: str) -> bool:
         return name != "extra" and getattr(self, name) is not None
 
-    def validate(self, n_users: int | None = None, n_items: int | None = None) -> Requests:
-        """Check shapes, types and ids; return self.
+    def validate(
+        self,
+        n_users: int | None = None,
+        n_items: int | None = None,
+        now: float | None = None,
+        log: EventLog | None = None,
+    ) -> Requests:
+        """Check shapes, types, ids and moments; return self.
 
         Args:
             n_users: users of the log. n_items: rows of the item table.
+            now: seconds; no request may be later.
+            log: no request may lie more than a month before its first event, nor later after its
+                last one than the log is long (at least a month, at most a year).
 
         Raises:
             SchemaError: naming the field, what it was and what would be right.
@@ -256,7 +265,10 @@ class Requests:
         for name, a in self.extra.items():
             if len(a) != r:
                 raise SchemaError(f"requests.extra[{name!r}] has {len(a)} rows; it must have {r}")
-        checks.no("requests.time has NaN or infinity", ~np.isfinite(self.time))
+        checks.check_time("requests.time", self.time, now)
+        if log is not None:
+            checks.check_clock("requests.time", self.time, log.time)
+        checks.no("requests.position is negative; it counts from 0", self.position < 0)
         checks.no("requests.labels has values other than 0 and 1", (self.labels > 1).any((1, 2)))
         if self.truth is not None:
             outside = ~((self.truth >= 0) & (self.truth <= 1)).all((1, 2))
@@ -283,8 +295,8 @@ class Requests:
         files.write_table(path, table, "requests", {"shapes": shapes, "meta": dict(meta or {})})
 
     @classmethod
-    def from_parquet(cls, path: str | Path) -> Requests:
-        """Read what ``to_parquet`` wrote, and validate it. Raises SchemaError."""
+    def from_parquet(cls, path: str | Path, *, now: float | None = None) -> Requests:
+        """Read what ``to_parquet`` wrote, and validate it (``now`` as there). Raises SchemaError."""
         shapes = files.read_meta(path, "requests")["shapes"]
         table = files.read_table(path)
         required = ("user", "time", "surface", "position", "items", "labels")
@@ -292,7 +304,7 @@ class Requests:
         checks.check_names(path, names, required)
         a = {k: _from_arrow(table[k], shapes[k]) for k in table.column_names}
         extra = {k.removeprefix("extra."): a.pop(k) for k in list(a) if k.startswith("extra.")}
-        return cls(**a, extra=extra).validate()
+        return cls(**a, extra=extra).validate(now=now)
 
 
 def history_end(log: EventLog, requests: Requests) -> NDArray[np.int64]:
@@ -347,7 +359,8 @@ class BatchLoader:
     ) -> None:
         if len(log) == 0:
             raise SchemaError("the log has no events; there is no history to cut")
-        requests.validate(n_users=log.n_users)
+        checks.check_time("log.time", log.time)
+        requests.validate(n_users=log.n_users, log=log)
         for name, value in (("length", length), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -21,6 +21,7 @@ from .tensors import Tensors
 PAD, UNKNOWN, FIRST_ID = 0, 1, 2
 SECONDS_PER_DAY = 86_400.0
 MOST_ACTIONS = 60  # with the watch bucket above them, an id still fits in 63 bits
+LATEST = 1e11  # as seconds: the year 5138; as milliseconds: 1973
 
 
 class SchemaError(ValueError):
@@ -45,6 +46,16 @@ class Task:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _require_seconds(name: str, time: Tensor) -> None:
+    if not torch.isfinite(time).all():
+        raise SchemaError(f"{name} has NaN or infinity; every value must be finite")
+    if (time.abs() > LATEST).any():
+        raise SchemaError(
+            f"{name} reaches {float(time.abs().max()):.6g}; it must be seconds, and that looks like "
+            f"milliseconds: divide by 1000"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +148,9 @@ class Events(Tensors):
         both = self.mask[:, 1:] & self.mask[:, :-1]
         if (both & (self.time[:, 1:] > self.time[:, :-1])).any():
             raise SchemaError("events.time rises along a row; histories are newest first")
+        _require_seconds("events.time", self.time[self.mask])
+        if request_time is not None:
+            _require_seconds("request_time", request_time)
         if request_time is not None and (self.mask & (self.time >= request_time[:, None])).any():
             raise SchemaError("events.time reaches the request time; history is strictly before it")
         return self

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from ..results import is_clear
 from .theme import (
     BEHIND,
     CARD,
@@ -258,11 +259,11 @@ def cost_plotly(
 def forest(
     differences: Sequence[Mapping[str, Any]], *, xlabel: str, title: str = "", base: str = ""
 ) -> Figure:
-    """Paired differences with their 95 % intervals; hollow where the interval holds 0.
+    """Paired differences with their 95 % intervals; hollow where the difference is not clear of 0.
 
     Args:
-        differences: each with ``a`` (name), ``delta``, ``low``, ``high``; and ``b`` where there is
-            no common ``base``.
+        differences: each with ``a`` (name), ``delta``, ``low``, ``high`` and what the interval is
+            ``over``, see ``results.is_clear``; and ``b`` where there is no common ``base``.
 
     Raises:
         ValueError: no difference, or one outside its own interval.
@@ -276,13 +277,15 @@ def forest(
     ):
         if not d["low"] <= d["delta"] <= d["high"]:
             raise ValueError(f"{d['a']}: {d['delta']} is outside [{d['low']}, {d['high']}]")
-        clear = d["low"] > 0 or d["high"] < 0
+        clear = is_clear(d)
         ax.plot([d["low"], d["high"]], [row, row], color=style.color, lw=2.6,
                 solid_capstyle="butt")  # fmt: skip
         ax.plot(d["delta"], row, "o", ms=7.5, color=style.color, mew=1.8,
                 mfc=style.color if clear else "#ffffff")  # fmt: skip
         names.append(style.title if base else f"{style.title} − {looks([d['b']])[0].title}")
         text = f"{d['delta']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]".replace("-", "−")
+        if d.get("over") != "users and seeds":
+            text += "  users only"
         ax.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), fontsize=8.5,
                     va="center", color=INK if clear else SOFT)  # fmt: skip
     ax.axvline(0, color=INK, lw=1)
@@ -292,7 +295,7 @@ def forest(
     plain(ax, "x")
     ax.spines["left"].set_visible(False)
     against = f", against {looks([base])[0].title}" if base else ""
-    ax.set_xlabel(f"{xlabel}{against}  (95 % interval; hollow: it holds 0)")
+    ax.set_xlabel(f"{xlabel}{against}  (95 % interval; hollow: not clear of 0)")
     ax.set_title(title)
     return fig
 
