@@ -8,7 +8,13 @@ from answers import suite
 
 from seqlib.checks import ramp
 from seqlib.search import Hits, hits_at_k, round_robin_topk, topk
-from seqlib.serving.twin import PAPER_CYCLE, PAPER_LENGTH, PAPER_POOL, PAPER_REDUCTION, break_even
+from seqlib.serving.twin_savings import (
+    PAPER_CYCLE,
+    PAPER_LENGTH,
+    PAPER_POOL,
+    PAPER_REDUCTION,
+    break_even,
+)
 from solutions import ch04
 
 SOLUTIONS = {

@@ -60,7 +60,7 @@ def test_milliseconds_over_seconds_by_hand():
     log = EventLog.build([0] * 5, [2, 3, 4, 5, 6], [1.65e9 + i * 86_400 for i in range(5)])
     right = make_requests([(0, 1.65e9 + 2 * 86_400)])
     (batch,) = BatchLoader(log, right, length=5)
-    assert batch.events.lengths.tolist() == [2]
+    assert batch.request.events.lengths.tolist() == [2]
     wrong = moved(right, right.time * 1000)
     for check in (wrong.validate, lambda: BatchLoader(log, wrong, length=5)):
         with pytest.raises(
@@ -156,11 +156,11 @@ def test_surfaces_of_requests_exist():
 
 
 def test_batches_by_hand_are_held_to_the_same():
-    batch = tiny.batch()
-    late = dataclasses.replace(batch, request_time=batch.request_time * 1e6)
+    request = tiny.request()
+    late = dataclasses.replace(request, time=request.time * 1e6)
     with pytest.raises(SchemaError, match=r"request_time reaches .*divide by 1000"):
         late.validate()
-    nothing = dataclasses.replace(batch, request_time=batch.request_time * float("nan"))
+    nothing = dataclasses.replace(request, time=request.time * float("nan"))
     with pytest.raises(SchemaError, match="request_time has NaN"):
         nothing.validate()
 
@@ -197,11 +197,11 @@ def test_users_without_events_and_a_single_event_pass():
     log = EventLog.build([0], [2], [1.65e9], n_users=3)
     rows = [(0, 1.65e9), (1, 1.65e9 - 7 * DAY), (2, 1.65e9 + 20 * DAY)]
     (batch,) = BatchLoader(log, make_requests(rows), length=5)
-    assert batch.events.lengths.tolist() == [0, 0, 0]
+    assert batch.request.events.lengths.tolist() == [0, 0, 0]
     BatchLoader(log, make_requests(rows)[:0], length=5)
 
 
 def test_moments_before_1970_are_moments():
     log = EventLog.build([0, 0], [2, 3], [-2 * DAY, -DAY])
     (batch,) = BatchLoader(log, make_requests([(0, -DAY)]), length=5)
-    assert batch.events.lengths.tolist() == [1]
+    assert batch.request.events.lengths.tolist() == [1]

@@ -782,7 +782,9 @@ def test_build_serve_and_bench(capsys, world, tmp_path):
     assert told[0]["report"]["misses"] == 0
     assert told[0]["report"]["fresh"]
     data = dataset.Dataset.load(world / "w")
-    one = seqlib.data.log.BatchLoader(data.log, data.test, length=10_000).batch(np.array([2]))
+    one = (
+        seqlib.data.log.BatchLoader(data.log, data.test, length=10_000).batch(np.array([2])).request
+    )
     with torch.no_grad():
         want = registry.load(world / "m0.safetensors", data.spec).eval()(one).sigmoid()[0]
     torch.testing.assert_close(torch.tensor(told[1]["probability"]), want, rtol=0, atol=1e-5)

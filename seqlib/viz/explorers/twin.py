@@ -68,7 +68,8 @@ class TwinExplorer(_Explorer):
             columns = sorted({k: j for j, k in reversed(list(enumerate(wanted)))}.values())[:6]
         if bad := [j for j in columns if not 0 <= j < n]:
             raise ValueError(f"columns {bad} do not exist; the request has {n} candidates")
-        if getattr(getattr(model.encoder, "esu", None), "null", None) is not None:
+        encoder = getattr(model.encoder, "main", model.encoder)  # without a short branch beside it
+        if getattr(getattr(encoder, "esu", None), "null", None) is not None:
             raise ValueError("the encoder has a null key; the explorer shows the paper's softmax")
         was = model.training
         model.eval()
