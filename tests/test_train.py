@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import patience
 import pytest
 import tiny
 import torch
@@ -222,7 +223,7 @@ def test_two_processes_under_torchrun_equal_one_with_the_joined_batch(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          str(script), str(out)],
-        capture_output=True, text=True, timeout=180,
+        capture_output=True, text=True, timeout=patience.scaled(180),
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
