@@ -74,10 +74,11 @@ def history_bytes(length: int, per_event: int = EVENT_BYTES) -> int:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call: median, 99th percentile, fastest, and how many were measured.
+    """Milliseconds of one call: median, 99th percentile, best, and how many were measured.
 
-    On a busy machine the fastest call is the one that was disturbed least; ratios between models
-    are taken of it.
+    Median and 99th percentile are what a caller waits, on a busy machine also for others. The best
+    is what ratios between models are taken of: the least time that a call kept the processor (all
+    its threads together), which others can't stretch. Where a GPU works it is the shortest wait.
     """
 
     p50: float
@@ -86,19 +87,23 @@ class Latency:
     repeats: int
 
 
-def _timed(fn: Callable[[], Any]) -> float:
-    if torch.cuda.is_available():
+def _timed(fn: Callable[[], Any]) -> tuple[float, float]:
+    """Milliseconds of one call: waited, and kept the processor."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     fn()
-    if torch.cuda.is_available():
+    if on_gpu:
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) * 1e3
+    work, wait = time.process_time() - worked, time.perf_counter() - started
+    return wait * 1e3, (wait if on_gpu else work) * 1e3
 
 
-def _summary(ms: list[float]) -> Latency:
-    p50, p99 = (float(np.percentile(ms, q)) for q in (50, 99))
-    return Latency(p50, p99, min(ms), len(ms))
+def _summary(calls: list[tuple[float, float]]) -> Latency:
+    waits, work = zip(*calls, strict=True)
+    p50, p99 = (float(np.percentile(waits, q)) for q in (50, 99))
+    return Latency(p50, p99, min(work), len(calls))
 
 
 @torch.no_grad()
@@ -114,8 +119,8 @@ def interleaved(fns: Mapping[str, Callable[[], Any]], rounds: int = 20) -> dict[
     """Time several functions in turns, so that their ratios survive a noisy machine."""
     for fn in fns.values():
         fn()
-    ms: dict[str, list[float]] = {name: [] for name in fns}
+    calls: dict[str, list[tuple[float, float]]] = {name: [] for name in fns}
     for _ in range(rounds):
         for name, fn in fns.items():
-            ms[name].append(_timed(fn))
-    return {name: _summary(v) for name, v in ms.items()}
+            calls[name].append(_timed(fn))
+    return {name: _summary(v) for name, v in calls.items()}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 
-def folder() -> Path:
-    """``experiments/results`` of the repository this package (or the working directory) is in.
+def clone() -> Path:
+    """The clone of the course that this package (or the working directory) is in.
 
     Raises:
         FileNotFoundError: neither is inside a clone of the course.
@@ -18,10 +18,19 @@ def folder() -> Path:
     for start in (Path(__file__).resolve(), Path.cwd().resolve() / "x"):
         for parent in start.parents:
             if (parent / "experiments" / "results").is_dir():
-                return parent / "experiments" / "results"
+                return parent
     raise FileNotFoundError(
         "no experiments/results above this package; work in a clone of the course"
     )
+
+
+def folder() -> Path:
+    """``experiments/results`` of the clone.
+
+    Raises:
+        FileNotFoundError: as :func:`clone`.
+    """
+    return clone() / "experiments" / "results"
 
 
 @dataclass(frozen=True)

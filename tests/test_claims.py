@@ -89,6 +89,19 @@ def test_latency_tells_slow_from_fast():
     assert one.p99 >= one.p50 >= 5
 
 
+def test_ratios_are_taken_of_what_a_call_works_not_of_what_it_waits_for_others():
+    def work():
+        sum(range(200_000))
+
+    def interrupted():  # as on a busy machine, where somebody else runs meanwhile
+        work()
+        time.sleep(0.02)
+
+    both = cost.interleaved({"alone": work, "interrupted": interrupted}, rounds=7)
+    assert both["interrupted"].p50 > both["alone"].p50 + 10
+    assert both["interrupted"].best < 2 * both["alone"].best + 1
+
+
 # --- trace ----------------------------------------------------------------------------------------
 
 

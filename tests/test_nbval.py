@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import patience
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def strict(path: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env",
          "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-p", "no:cacheprovider",
          "-p", "no:xdist", str(path)],
-        capture_output=True, text=True, timeout=120, cwd=path.parent,
+        capture_output=True, text=True, timeout=patience.scaled(120), cwd=path.parent,
     )  # fmt: skip
 
 

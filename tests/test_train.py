@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import patience
 import pytest
 import tiny
 import tiny_data
@@ -287,7 +288,9 @@ fit(test_train.model(), test_train.Loader(), FitConfig(epochs=3), checkpoint=sys
 def test_a_killed_run_leaves_its_last_checkpoint_and_no_litter(tmp_path):
     path = tmp_path / "run[1].pt"  # a name with a meaning to a search for names
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=env, timeout=180)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)], env=env, timeout=patience.scaled(180)
+    )
     assert done.returncode == -9
     assert len(list(tmp_path.iterdir())) == 3  # checkpoint, half a one, lock
     whole, again = model(), model()
@@ -533,7 +536,7 @@ def two_processes(tmp_path_factory):
     run = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          str(worker), str(out)],
-        capture_output=True, text=True, timeout=500,
+        capture_output=True, text=True, timeout=patience.scaled(500),
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
              "CUDA_VISIBLE_DEVICES": ""},  # gloo: nccl needs a GPU for each process
     )  # fmt: skip

@@ -3,6 +3,9 @@
 python tools/nb.py run [NAMES] [--all]   execute what changed (or the named chapters) and store outputs
 python tools/nb.py check                 fail if a notebook is missing, stale, unexecuted or has errors
 python tools/nb.py pull NAMES            after an edit in JupyterLab: inputs back into the text
+
+A notebook notes which inputs it was executed with. So an edit that stands only in the notebook, or
+only in the text, is known, and neither `run` nor `pull` overwrites it unless told to --discard it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import hashlib
 import json
 import os
 import re
+import resource
 import sys
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,9 @@ SOURCES, NOTEBOOKS = ROOT / "chapters" / "src", ROOT / "chapters"
 RUNS = ROOT / "book" / "runs.json"
 FORMAT, KERNEL = "md:myst", {"display_name": "Python 3", "language": "python", "name": "python3"}
 KEPT = ("tags", "mystnb")
+NOTE = "course"  # in a notebook's metadata: its chapter, and which inputs it was executed with
 STATE = "application/vnd.jupyter.widget-state+json"
-MAX_SECONDS, MAX_BYTES = 150, 600_000
+MAX_SECONDS, MAX_BYTES = 150, 600_000  # seconds of CPU, so that a busy machine is no fault
 
 
 def chapters(names: list[str]) -> list[tuple[Path, Path]]:
@@ -71,12 +76,37 @@ def inputs(notebook: Any) -> list[tuple[str, str, str]]:
     ]
 
 
+def digest(notebook: Any) -> str:
+    """One word for all inputs of a notebook."""
+    return hashlib.sha256(json.dumps(inputs(notebook)).encode()).hexdigest()[:16]
+
+
+def executed_with(notebook: Any) -> str:
+    """The digest of the inputs it was executed with, or an empty string where it has no note."""
+    return notebook.metadata.get(NOTE, {}).get("inputs", "")
+
+
+def edit_at_risk(text: Path, notebook: Path) -> str:
+    """What executing would lose: an edit that stands in the notebook only; else an empty string."""
+    if not notebook.exists():
+        return ""
+    stored = nbformat.read(notebook, 4)
+    in_text, in_notebook = digest(read_text(text)), digest(stored)
+    if in_notebook in (in_text, executed_with(stored)):
+        return ""
+    return (
+        f"chapters/{notebook.name} was edited itself: keep that with "
+        f"`python tools/nb.py pull {text.stem}`, or drop it with "
+        f"`python tools/nb.py run {text.stem} --discard`"
+    )
+
+
 def execute(notebook: Any, timeout: int) -> float:
-    """Run all cells in ``chapters``; returns seconds."""
+    """Run all cells in ``chapters``; returns seconds of CPU."""
     from nbclient import NotebookClient
 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     NotebookClient(
         notebook,
         timeout=timeout,
@@ -86,13 +116,15 @@ def execute(notebook: Any, timeout: int) -> float:
         store_widget_state=True,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
     ).execute()
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # the kernel has ended and is counted
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def normalise(notebook: Any, name: str) -> str:
     """Same inputs and results, same bytes: no timings, random widget ids or addresses."""
     kept = {k: v for k, v in notebook.metadata.items() if k in ("kernelspec", "widgets")}
     kept["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    kept[NOTE] = {"chapter": name, "inputs": digest(notebook)}
     notebook["metadata"] = nbformat.from_dict(kept)
     for cell in notebook.cells:
         kept = {k: v for k, v in cell.metadata.items() if k in KEPT}
@@ -122,8 +154,12 @@ def stale(text: Path, notebook: Path) -> str:
     if not notebook.exists():
         return "there is no notebook"
     stored = nbformat.read(notebook, 4)
+    if edit := edit_at_risk(text, notebook):
+        return edit
     if inputs(stored) != inputs(read_text(text)):
         return "its inputs differ from the text"
+    if executed_with(stored) != digest(stored):
+        return "its inputs are not those that it was executed with"
     if write_text(stored) != text.read_text():
         return "the text is not in its one form (python tools/nb.py pull NAME)"
     code = [c for c in stored.cells if c.cell_type == "code" and c.source.strip()]
@@ -134,8 +170,14 @@ def stale(text: Path, notebook: Path) -> str:
     return ""
 
 
-def run(pairs: list[tuple[Path, Path]], force: bool, timeout: int) -> int:
-    """Execute, store, and note seconds and size."""
+def run(pairs: list[tuple[Path, Path]], force: bool, discard: bool, timeout: int) -> int:
+    """Execute, store, and note seconds and size.
+
+    Raises:
+        SystemExit: a notebook holds an edit that would be lost; nothing was executed.
+    """
+    if not discard:
+        refuse(edit_at_risk(*pair) for pair in pairs)
     facts = json.loads(RUNS.read_text()) if RUNS.exists() else {}
     too_much = 0
     for text, path in pairs:
@@ -144,6 +186,8 @@ def run(pairs: list[tuple[Path, Path]], force: bool, timeout: int) -> int:
             continue
         notebook = read_text(text)
         spent = execute(notebook, timeout)
+        if not discard:  # it may have been edited while it ran
+            refuse([edit_at_risk(text, path)])
         body = normalise(notebook, text.stem)
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text(body)
@@ -160,6 +204,31 @@ def run(pairs: list[tuple[Path, Path]], force: bool, timeout: int) -> int:
     return too_much
 
 
+def pull(pairs: list[tuple[Path, Path]], discard: bool) -> None:
+    """Inputs of edited notebooks back into their texts.
+
+    Raises:
+        SystemExit: a text holds an edit that would be lost; nothing was written.
+    """
+    stored = {text: nbformat.read(path, 4) for text, path in pairs}
+    edited = {text: nb for text, nb in stored.items() if inputs(nb) != inputs(read_text(text))}
+    if not discard:
+        refuse(
+            f"chapters/src/{text.name} was edited too: `python tools/nb.py run {text.stem}` takes "
+            f"the text's inputs, `python tools/nb.py pull {text.stem} --discard` the notebook's"
+            for text, notebook in edited.items()
+            if digest(read_text(text)) != executed_with(notebook)
+        )
+    for text, notebook in stored.items():
+        text.write_text(write_text(notebook))
+
+
+def refuse(reasons: Iterable[str]) -> None:
+    """End the program if there is a reason to; all of them are said."""
+    if said := [reason for reason in reasons if reason]:
+        raise SystemExit("\n".join(said))
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -168,14 +237,17 @@ def main() -> int:
     parser.add_argument("what", choices=["run", "check", "pull"])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--all", action="store_true", help="run also what is fresh")
-    parser.add_argument("--timeout", type=int, default=300, help="seconds for one cell")
+    parser.add_argument("--discard", action="store_true", help="overwrite edits of the named ones")
+    parser.add_argument("--timeout", type=int, default=3000, help="seconds for one cell")
     options = parser.parse_args()
+    if options.discard and not options.names:
+        parser.error("--discard needs the names of the chapters whose edits may go")
     pairs = chapters(options.names)
     if options.what == "run":
-        return int(run(pairs, options.all or bool(options.names), options.timeout) > 0)
+        force = options.all or bool(options.names)
+        return int(run(pairs, force, options.discard, options.timeout) > 0)
     if options.what == "pull":
-        for text, notebook in pairs:
-            text.write_text(write_text(nbformat.read(notebook, 4)))
+        pull(pairs, options.discard)
         return 0
     reasons = {notebook.name: stale(text, notebook) for text, notebook in pairs}
     known = {notebook for _, notebook in pairs}

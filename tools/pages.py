@@ -61,7 +61,7 @@ def status() -> str:
     ]
     out += ["them again and compare. This page is written when the site is built.", ""]
     out += [f"Commit: {commit or 'not in a repository'}. Python {sys.version.split()[0]}.", ""]
-    out += ["| chapter | seconds to run | size, kB | cells run | claims checked | notebook |"]
+    out += ["| chapter | CPU seconds to run | size, kB | cells run | claims checked | notebook |"]
     out += ["|---|---|---|---|---|---|"]
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         notebook, run = json.loads(path.read_text()), runs.get(path.stem, {})

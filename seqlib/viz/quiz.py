@@ -10,6 +10,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from .. import results
 from .explorers._base import _CSS, _KIT
 
 
@@ -41,5 +42,14 @@ class Quiz(anywidget.AnyWidget):
 
     @classmethod
     def read(cls, path: str | Path) -> Quiz:
-        """The quiz in a JSON file of items."""
-        return cls(json.loads(Path(path).read_text()))
+        """The quiz in a JSON file of items.
+
+        A relative path that is not here is looked for in the clone's ``chapters``, so that a copy
+        of a chapter finds its quiz.
+
+        Raises:
+            FileNotFoundError: it is in neither.
+        """
+        here = Path(path)
+        found = here if here.exists() else results.clone() / "chapters" / here
+        return cls(json.loads(found.read_text()))

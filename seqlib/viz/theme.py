@@ -325,7 +325,8 @@ def show(fig: Any, *, alt: str, caption: str = "") -> None:
     """Show a figure in a notebook, with the text that says what is in it and what it means.
 
     The caption follows as an output of its own and carries the alternative text in ``data-alt``;
-    the website moves it onto the image. Where there is no picture, the alternative text is shown.
+    the website puts it on the figure when it is built, and refuses a figure without one. Where
+    there is no picture, the alternative text is shown.
 
     Args:
         fig: a matplotlib or Plotly figure. alt: what is to be seen, for readers who can't see it.

@@ -32,11 +32,5 @@
     document.querySelectorAll(".seq-plotly").forEach(d => near.observe(d));
     new MutationObserver(() => drawn.forEach(t => window.Plotly.relayout(t, colours())))
       .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    // a figure's text alternative stands on its caption, the next output of the same cell
-    document.querySelectorAll(".seq-caption[data-alt]").forEach(caption => {
-      const images = caption.closest(".cell_output, .output")?.querySelectorAll("img") ?? [];
-      const before = [...images].filter(i => i.compareDocumentPosition(caption) & Node.DOCUMENT_POSITION_FOLLOWING);
-      if (before.length) before.at(-1).alt = caption.dataset.alt;
-    });
   });
 })();

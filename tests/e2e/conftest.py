@@ -10,6 +10,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import patience
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,12 @@ def browser():
 
     assert CHROMIUM, "CI needs Chromium; `make e2e` installs it as root on Debian"
     with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        b = p.chromium.launch(
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            timeout=patience.scaled(60) * 1000,
+        )
         yield b
         b.close()
 
@@ -59,7 +65,7 @@ def site():
 @pytest.fixture
 def page(browser, site, request):
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(patience.scaled(30) * 1000)
     page, problems = context.new_page(), []
     page.on("pageerror", lambda e: problems.append(f"script error: {e}"))
     page.on(
