@@ -33,7 +33,7 @@ from .. import trace
 from ..data.schema import DataSpec, Items, Request
 from ..data.tensors import Tensors
 from ..nn import Beside, EventEmbedding
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 Activation = Literal["dice", "prelu", "sigmoid"]
 
@@ -283,51 +283,45 @@ def beside_recent(main: nn.Module, embed: EventEmbedding, spec: DataSpec, newest
     return Beside(main, DIN(embed, spec, DINConfig(similarity=True)), newest)
 
 
-_CARD = dict(
-    token="item fields, content, action set, age and rank, summed",
-    length="50–200 here and in practice; cost grows with candidates × events",
-    reduction="L × D to one D-vector per candidate",
-    computed="online, once per candidate; always fresh",
-    chapter="02",
-)
 _WIDTHS = "hidden 32, 16 in place of the authors' 80, 40"
 register(
     ModelCard(
         name="din",
         title="DIN",
         source="arXiv:1706.06978, Eq. 3",
+        token="item fields, content, action set, age and rank, summed",
+        length="50–200 here and in practice; cost grows with candidates × events",
         attention="target attention: an MLP per (candidate, event) pair, weights not normalised",
+        reduction="L × D to one D-vector per candidate",
+        computed="online, once per candidate; always fresh",
+        trained=WITH_THE_RANKER,
+        chapter="02",
         departures=("[q, k, q−k, q⊙k] for the text's “out product”", _WIDTHS, "v ⊙ q added"),
-        **_CARD,
     ),
     DINConfig,
     DIN,
 )
-register(
-    ModelCard(
-        name="din_code",
-        title="DIN, authors' code",
-        source="DeepInterestNetwork, the authors' repository",
-        attention="target attention: a sigmoid MLP per pair, scores over √D, softmax",
-        departures=(_WIDTHS, "no batch normalisation around the unit", "v ⊙ q added"),
-        **_CARD,
-    ),
-    DINConfig,
-    DIN,
+variant(
+    "din",
+    "din_code",
+    "DIN, authors' code",
+    card={
+        "source": "DeepInterestNetwork, the authors' repository",
+        "attention": "target attention: a sigmoid MLP per pair, scores over √D, softmax",
+        "departures": (_WIDTHS, "no batch normalisation around the unit", "v ⊙ q added"),
+    },
     activation="sigmoid",
     softmax=True,
     scale=True,
 )
-register(
-    ModelCard(
-        name="din_similarity",
-        title="DIN with similarities",
-        source="arXiv:1706.06978, Eq. 3, with two inputs of this course",
-        attention="as DIN; the unit also sees inner product and content cosine",
-        departures=("two similarity inputs", _WIDTHS, "v ⊙ q added"),
-        **_CARD,
-    ),
-    DINConfig,
-    DIN,
+variant(
+    "din",
+    "din_similarity",
+    "DIN with similarities",
+    card={
+        "source": "arXiv:1706.06978, Eq. 3, with two inputs of this course",
+        "attention": "as DIN; the unit also sees inner product and content cosine",
+        "departures": ("two similarity inputs", _WIDTHS, "v ⊙ q added"),
+    },
     similarity=True,
 )

@@ -30,7 +30,7 @@ from ..nn.embedding import MINUTE
 from ..nn.signature import item_bits, item_bits_flops
 from ..search import BUDGET, Hits, SimHash, hamming_topk, pack
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register
 from .sim import behaviour
 
 
@@ -178,6 +178,7 @@ register(
         attention="search: Hamming distance of 32-bit signatures; then target attention",
         reduction="search to 100 events, then one vector per candidate",
         computed="signatures per item stored; search and attention online, per candidate",
+        trained=WITH_THE_RANKER,
         departures=(
             "sign of the sum, not the printed sum of signs",
             "32 bits",

@@ -24,7 +24,7 @@ from .. import trace
 from ..data.schema import SECONDS_PER_DAY, DataSpec, Events, Items, Request
 from ..data.tensors import Tensors
 from ..nn import EventEmbedding
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 Kind = Literal["sum", "mean", "max", "recency"]
 
@@ -170,34 +170,39 @@ class Pooling(nn.Module):
         return self.embed.flops(n_requests, length) + weighted + product
 
 
-_POOL = dict(
-    length="any; 50–200 is usual where a pool is all there is",
-    attention="none: weights see no candidate",
-    reduction="L × D to one D-vector per user",
-    computed="online per request, or kept as a running state and updated per event",
-    chapter="01",
-)
-_TOKEN = "item fields, content, action set, age and rank, summed"
-
-for _kind, _title, _source in (
-    ("sum", "Sum pooling", "DIN (arXiv:1706.06978), Eq. 1, sum"),
-    ("mean", "Mean pooling", "DIN (arXiv:1706.06978), Eq. 1, average"),
-    ("max", "Max pooling", "standard practice"),
-    ("recency", "Recency-weighted pooling", "standard practice"),
-):
-    register(
-        ModelCard(
-            name=f"{_kind}_pooling",
-            title=_title,
-            source=_source,
-            token=_TOKEN,
-            departures=(
-                "the ranker also gets v ⊙ q",
-                "empty histories get a learned vector where the pool is undefined",
-            ),
-            **_POOL,
+register(
+    ModelCard(
+        name="sum_pooling",
+        title="sum pooling",
+        source="DIN (arXiv:1706.06978), Eq. 1, sum",
+        token="item fields, content, action set, age and rank, summed",
+        length="any; 50–200 is usual where a pool is all there is",
+        attention="none: weights see no candidate",
+        reduction="L × D to one D-vector per user",
+        computed="online per request, or kept as a running state and updated per event",
+        trained=WITH_THE_RANKER,
+        chapter="01",
+        departures=(
+            "the ranker also gets v ⊙ q",
+            "empty histories get a learned vector where the pool is undefined",
         ),
-        PoolingConfig,
-        Pooling,
+    ),
+    PoolingConfig,
+    Pooling,
+    kind="sum",
+)
+variant(
+    "sum_pooling",
+    "mean_pooling",
+    "mean pooling",
+    card={"source": "DIN (arXiv:1706.06978), Eq. 1, average"},
+    kind="mean",
+)
+for _kind in ("max", "recency"):
+    variant(
+        "sum_pooling",
+        f"{_kind}_pooling",
+        f"{_kind} pooling",
+        card={"source": "standard practice"},
         kind=_kind,
     )

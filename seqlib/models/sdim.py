@@ -25,7 +25,7 @@ from ..nn.embedding import MINUTE
 from ..nn.signature import item_bits, item_bits_flops
 from ..search import BUDGET, SimHash, bucket_attention, bucket_ids, bucket_tables
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register
 from .sim import behaviour
 
 
@@ -121,6 +121,7 @@ register(
         attention="none: events in the candidate's hash bucket, mean of 16 tables of 8 buckets",
         reduction="L events to 16 · 8 bucket sums, then one vector per candidate",
         computed="bucket tables once per request (or kept per user); candidates only look up",
+        trained=WITH_THE_RANKER,
         departures=(
             "an empty bucket gives zeros",
             "short branch: DIN with similarities on the newest 50",

@@ -40,7 +40,7 @@ from ..nn import MLP, EventEmbedding, LogBucketEncoding, TaskHeads
 from ..nn.embedding import MINUTE
 from ..search import BUDGET, Hits, by_candidates, inner_product_topk, kmeans, topk
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 Search = Literal["hard", "cluster", "soft_joint", "soft_pretrained"]
 SEARCHES = ("hard", "cluster", "soft_joint", "soft_pretrained")
@@ -350,64 +350,69 @@ def sim(embed: EventEmbedding, spec: DataSpec, config: SimConfig) -> nn.Module:
     return beside_recent(Sim(embed, spec, config), embed, spec, config.short)
 
 
-_CARD = dict(
-    token="item, action set and age bucket of each found event",
-    length="10^4 searched, 100 attended; the paper searches up to 54,000",
-    reduction="search to 100 events, then one vector per head and candidate",
-    chapter="04",
-)
+_ATTENTION = "multi-head target attention on the found events, unscaled, without values"
 _OURS = (
     "exact top-k, no approximate index",
     "free places masked",
     "tied start of W_a and W_b",
     "short branch: DIN with similarities on the newest 50",
 )
-_ATTENTION = "multi-head target attention on the found events, unscaled, without values"
-for _name, _title, _source, _search, _computed, _departures in (
-    (
-        "sim_hard",
-        "SIM, hard search",
-        "arXiv:2006.05639, section 3.2",
-        "same category, newest first",
-        "lists per user and category kept up to date; attention online",
-        _OURS,
+_FROZEN = "attention a part of the ranker that learns with it; content vectors a model of their own"
+register(
+    ModelCard(
+        name="sim_hard",
+        title="SIM hard",
+        source="arXiv:2006.05639, section 3.2",
+        token="item, action set and age bucket of each found event",
+        length="10^4 searched, 100 attended; the paper searches up to 54,000",
+        attention=f"search: same category, newest first; then {_ATTENTION}",
+        reduction="search to 100 events, then one vector per head and candidate",
+        computed="lists per user and category kept up to date; attention online",
+        trained=WITH_THE_RANKER,
+        chapter="04",
+        departures=_OURS,
     ),
-    (
-        "sim_cluster",
-        "SIM, search in clusters",
-        "SIM Cluster of arXiv:2302.02352, Table 4",
-        "same cluster of frozen content vectors, newest first",
-        "lists per user and cluster kept up to date; attention online",
-        (*_OURS, "ESU as in SIM's paper"),
-    ),
-    (
-        "sim_soft_joint",
-        "SIM, soft search",
-        "arXiv:2006.05639, section 3.2",
-        "inner product, trained with the model by its own loss",
-        "search and attention online, per candidate; embeddings as fresh as the model",
-        (*_OURS, "U_r a mean, not a sum"),
-    ),
-    (
-        "sim_soft_pretrained",
-        "SIM, soft search on content",
-        "SIM Soft of arXiv:2302.02352, Table 4",
-        "inner product of frozen content vectors",
-        "search and attention online, per candidate; content vectors never change",
-        (*_OURS, "ESU as in SIM's paper"),
-    ),
-):
-    register(
-        ModelCard(
-            name=_name,
-            title=_title,
-            source=_source,
-            attention=f"search: {_search}; then {_ATTENTION}",
-            computed=_computed,
-            departures=_departures,
-            **_CARD,
-        ),
-        SimConfig,
-        sim,
-        search=_name.removeprefix("sim_"),
-    )
+    SimConfig,
+    sim,
+    search="hard",
+)
+variant(
+    "sim_hard",
+    "sim_cluster",
+    "SIM cluster",
+    card={
+        "source": "SIM Cluster of arXiv:2302.02352, Table 4",
+        "attention": "search: same cluster of frozen content vectors, newest first; "
+        f"then {_ATTENTION}",
+        "computed": "lists per user and cluster kept up to date; attention online",
+        "trained": _FROZEN,
+        "departures": (*_OURS, "ESU as in SIM's paper"),
+    },
+    search="cluster",
+)
+variant(
+    "sim_hard",
+    "sim_soft_joint",
+    "SIM soft, joint",
+    card={
+        "attention": "search: inner product, trained with the model by its own loss; "
+        f"then {_ATTENTION}",
+        "computed": "search and attention online, per candidate; embeddings as fresh as the model",
+        "trained": f"{WITH_THE_RANKER}; the search by a loss of its own",
+        "departures": (*_OURS, "U_r a mean, not a sum"),
+    },
+    search="soft_joint",
+)
+variant(
+    "sim_hard",
+    "sim_soft_pretrained",
+    "SIM soft, frozen",
+    card={
+        "source": "SIM Soft of arXiv:2302.02352, Table 4",
+        "attention": f"search: inner product of frozen content vectors; then {_ATTENTION}",
+        "computed": "search and attention online, per candidate; content vectors never change",
+        "trained": _FROZEN,
+        "departures": (*_OURS, "ESU as in SIM's paper"),
+    },
+    search="soft_pretrained",
+)

@@ -49,7 +49,7 @@ from ..data.schema import DataSpec, Events, Items, Request
 from ..data.tensors import Tensors
 from ..nn import Beside, Encoder, EventEmbedding, LogBucketEncoding, action_table
 from .baselines.daily import Daily, DailyConfig
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 MINUTE, HOUR = 60.0, 3_600.0
 
@@ -423,72 +423,51 @@ class OfficialTransAct(nn.Module):
         return torch.cat([*parts, newest.flatten(1)], dim=1)
 
 
-_CARD = dict(
-    token="action set ⊕ item ⊕ candidate, concatenated; no time, no position",
-    length="the newest 100",
-    attention="self-attention over tokens that contain the candidate (early fusion)",
-    reduction="L rows to the newest 10 and one maximum, then a linear layer",
-    computed="online, once per candidate; the first layer's logits once per request",
-    chapter="03",
-)
 _OURS = "learned item vectors for PinSage; LayerNorm and a linear layer after z"
+_LEAKY = "hidden actions are hidden as keys only: a future event moves the score"
+_ONLINE = "online, once per candidate; the first layer's logits once per request"
 register(
     ModelCard(
         name="transact",
         title="TransAct",
         source="arXiv:2306.00248, Section 3.3",
+        token="action set ⊕ item ⊕ candidate, concatenated; no time, no position",
+        length="the newest 100",
+        attention="self-attention over tokens that contain the candidate (early fusion)",
+        reduction="L rows to the newest 10 and one maximum, then a linear layer",
+        computed=_ONLINE,
+        trained=WITH_THE_RANKER,
+        chapter="03",
         departures=(_OURS, "strict masks: hidden and padded actions reach nothing"),
-        **_CARD,
     ),
     TransActConfig,
     transact,
 )
-register(
-    ModelCard(
-        name="transact_paper",
-        title="TransAct, paper's masks",
-        source="arXiv:2306.00248, Section 3.3",
-        departures=(
-            _OURS,
-            "hidden actions are hidden as keys only: a future event moves the score",
-        ),
-        **_CARD,
-    ),
-    TransActConfig,
-    transact,
+variant(
+    "transact",
+    "transact_paper",
+    "TransAct, paper's masks",
+    card={"departures": (_OURS, _LEAKY)},
     mask="leaky",
 )
-register(
-    ModelCard(
-        name="transact_code",
-        title="TransAct, authors' code",
-        source="transformer_user_action, the authors' repository",
-        departures=(
-            _OURS,
-            "hidden actions are hidden as keys only: a future event moves the score",
-        ),
-        **_CARD,
-    ),
-    TransActConfig,
-    transact,
-    mask="leaky",
+variant(
+    "transact_paper",
+    "transact_code",
+    "TransAct, authors' code",
+    card={"source": "transformer_user_action, the authors' repository"},
     n_heads=2,
     window=1.0,
     code_layout=True,
 )
-register(
-    ModelCard(
-        name="transact_hybrid",
-        title="TransAct with a daily user embedding",
-        source="arXiv:2306.00248, Section 3.4",
-        departures=(_OURS, "a topic histogram, projected, in PinnerFormer's role"),
-        **{
-            **_CARD,
-            "length": "the newest 100, and all of the life before the last midnight",
-            "computed": _CARD["computed"] + "; the user embedding once a day",
-        },
-    ),
-    TransActConfig,
-    transact,
+variant(
+    "transact",
+    "transact_hybrid",
+    "TransAct, hybrid",
+    card={
+        "source": "arXiv:2306.00248, Section 3.4",
+        "length": "the newest 100, and all of the life before the last midnight",
+        "computed": f"{_ONLINE}; the user embedding once a day",
+        "departures": (_OURS, "a topic histogram, projected, in PinnerFormer's role"),
+    },
     daily=64,
 )

@@ -37,7 +37,7 @@ from ..nn import EventEmbedding, ItemEmbedding
 from ..nn.split import CrossFeatures, inherent, lookup, project_once, tied_start
 from ..search import BUDGET, Hits, by_candidates, round_robin_topk, topk
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 NULL_START = 4.0  # between the scores of other topics and of the candidate's at the tied start
 
@@ -463,35 +463,31 @@ def twin(embed: EventEmbedding, spec: DataSpec, config: TwinConfig) -> nn.Module
     return beside_recent(Twin(embed, spec, config), embed, spec, config.short)
 
 
-_CARD = dict(
-    token="inherent item features (keys stored per item) and cross features, 8 numbers each",
-    length="10^4 searched, 100 attended; the paper cuts lives at 10^5",
-    attention="multi-head target attention, one score for search and attention",
-    reduction="10^4 events to 100 by round robin over heads, then to one vector per candidate",
-    computed="keys offline per item (15 minutes old in the paper); query, cross, top 100 online",
-    chapter="04",
-)
 _OURS = ("tied start of W^q and W^h", "short branch: DIN with similarities on the newest 50")
 register(
     ModelCard(
         name="twin",
         title="TWIN",
         source="arXiv:2302.02352, section 3",
+        token="inherent item features (keys stored per item) and cross features, 8 numbers each",
+        length="10^4 searched, 100 attended; the paper cuts lives at 10^5",
+        attention="multi-head target attention, one score for search and attention",
+        reduction="10^4 events to 100 by round robin over heads, then to one vector per candidate",
+        computed="keys offline per item (15 minutes old in the paper); query, cross, top 100 online",
+        trained=WITH_THE_RANKER,
+        chapter="04",
         departures=(*_OURS, "cross features: age, rank, action and watch, surface; β per head"),
-        **_CARD,
     ),
     TwinConfig,
     twin,
 )
-register(
-    ModelCard(
-        name="twin_evidence",
-        title="TWIN with a null key",
-        source="arXiv:2302.02352, section 3, with this course's null key",
-        departures=(*_OURS, "null key in the softmax; log of the total evidence to the ranker"),
-        **_CARD,
-    ),
-    TwinConfig,
-    twin,
+variant(
+    "twin",
+    "twin_evidence",
+    "TWIN, summed evidence",
+    card={
+        "source": "arXiv:2302.02352, section 3, with this course's null key",
+        "departures": (*_OURS, "null key in the softmax; log of the total evidence to the ranker"),
+    },
     null=True,
 )

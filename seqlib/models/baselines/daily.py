@@ -106,13 +106,14 @@ class Daily(nn.Module):
 register(
     ModelCard(
         name="daily",
-        title="Daily user embedding",
+        title="daily user embedding",
         source="PinnerFormer's role in arXiv:2306.00248",
         token="one-hot topic, times what was done",
         length="the whole life before the last midnight",
         attention="none",
         reduction="L events to K topics × (A + 1) counts, to one vector",
         computed="a batch job once a day; up to a day stale",
+        trained="here with the ranker; PinnerFormer is a model of its own that many rankers read",
         chapter="03",
         departures=(
             "a projected topic histogram for a causal transformer",

@@ -95,13 +95,14 @@ class Histogram(nn.Module):
 register(
     ModelCard(
         name="topic_histogram",
-        title="Pooled topic histogram",
+        title="topic histogram",
         source="baseline of this course",
         token="one-hot topic, times what was done",
         length="any",
         attention="none learned; the candidate looks up its own topic's counts",
         reduction="L events to K topics × (A + 1) counts",
         computed="a counter per user and topic, exact after every event",
+        trained="by nobody's: it counts",
         chapter="01",
     ),
     HistogramConfig,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...data.schema import DataSpec, Events, Items, Request
 from ...nn import EventEmbedding
 from ..pooling import UserVector, max_pool
-from ..registry import ModelCard, register
+from ..registry import WITH_THE_RANKER, ModelCard, register, variant
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,23 @@ class Recurrent(nn.Module):
         return total + items.flops(n_requests * n_candidates)
 
 
-for _kind, _title in (("cnn", "Convolution"), ("rnn", "RNN"), ("lstm", "LSTM")):
-    register(
-        ModelCard(
-            name=_kind,
-            title=_title,
-            source="arXiv:2306.00248, Table 3",
-            token="item fields, content, action set, age and rank, summed",
-            length="the newest 100",
-            attention="none",
-            reduction="a convolution and a maximum" if _kind == "cnn" else "the last state",
-            computed="online, once per request",
-            chapter="03",
-            departures=("sizes are ours", "the ranker also gets v ⊙ q"),
-        ),
-        RecurrentConfig,
-        Recurrent,
-        kind=_kind,
-    )
+register(
+    ModelCard(
+        name="cnn",
+        title="convolution",
+        source="arXiv:2306.00248, Table 3",
+        token="item fields, content, action set, age and rank, summed",
+        length="the newest 100",
+        attention="none",
+        reduction="a convolution and a maximum",
+        computed="online, once per request",
+        trained=WITH_THE_RANKER,
+        chapter="03",
+        departures=("sizes are ours", "the ranker also gets v ⊙ q"),
+    ),
+    RecurrentConfig,
+    Recurrent,
+    kind="cnn",
+)
+for _kind in ("rnn", "lstm"):
+    variant("cnn", _kind, _kind.upper(), card={"reduction": "the last state"}, kind=_kind)
