@@ -20,7 +20,7 @@ Three modes, one code path:
   * ``transact_paper``: the paper's layout with the authors' masks (``mask="leaky"``): hidden
     actions are hidden as attention keys only; as rows they still reach the K rows and the maximum.
   * ``transact_code``: the authors' public code: two heads, a window of one hour, the maximum
-    through a linear layer and in front. ``OfficialTransAct`` takes that code's state dict as it is.
+    through a linear layer and in front. ``transact_official`` takes that code's state dict as it is.
 
 Departures:
   * Items are the course's learned item vectors, as for every model here; ``item="content"`` takes
@@ -37,7 +37,6 @@ Departures:
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,7 +50,8 @@ from ..nn import Beside, Encoder, EventEmbedding, LogBucketEncoding, action_tabl
 from .baselines.daily import Daily, DailyConfig
 from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
-MINUTE, HOUR = 60.0, 3_600.0
+MINUTE = 60.0
+HOUR = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -348,79 +348,6 @@ def sinusoids(length: int, dim: int) -> Tensor:
     """(length, dim): sin and cos of rank / 10000^(2i/dim), the transformer's fixed positions."""
     angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, dim, 2) / dim)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
-
-
-class OfficialTransAct(nn.Module):
-    """The authors' public module, tensor for tensor: its state dict loads here as it is.
-
-    Its ways are kept, each a trap (tests/test_transact.py shows them): the smallest id of the
-    vocabulary shares row 0 with padding; position 0 is attended whatever it is; hidden actions are
-    hidden as keys only and still reach the output; the window T is drawn from Python's ``random``,
-    once per forward for the whole batch, and drawn in evaluation too.
-
-    Args:
-        as in the authors' configuration; the paper used ``nhead=1, time_window_ms=86_400_000``.
-        dropout: theirs is fixed to 0.1.
-    """
-
-    action_type_lookup: Tensor
-
-    def __init__(
-        self,
-        seq_len: int = 100,
-        time_window_ms: int = 3_600_000,
-        latest_n_emb: int = 10,
-        concat_candidate_emb: bool = True,
-        concat_max_pool: bool = True,
-        action_vocab: Iterable[int] = range(20),
-        action_emb_dim: int = 32,
-        item_emb_dim: int = 32,
-        num_layer: int = 2,
-        nhead: int = 2,
-        dim_feedforward: int = 32,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        vocabulary = sorted(action_vocab)
-        if not vocabulary or vocabulary[0] < -1 or vocabulary[-1] > 98:
-            raise ValueError("action_vocab must hold ids from -1 to 98: the look-up has 100 slots")
-        self.seq_len, self.time_window_ms = seq_len, time_window_ms
-        self.latest_n_emb, self.pool = latest_n_emb, concat_max_pool
-        self.early = concat_candidate_emb
-        dim = action_emb_dim + item_emb_dim * (2 if concat_candidate_emb else 1)
-        lookup = torch.zeros(100, dtype=torch.long)
-        lookup[torch.tensor(vocabulary) + 1] = torch.arange(len(vocabulary))
-        self.register_buffer("action_type_lookup", lookup)
-        self.action_emb_module = nn.Embedding(len(vocabulary), action_emb_dim, padding_idx=0)
-        self.transformer_encoder = Encoder(dim, nhead, dim_feedforward, dropout, num_layer)
-        if concat_max_pool:
-            self.out_linear = nn.Linear(dim, dim)
-
-    def forward(
-        self, action: Tensor, item: Tensor, time: Tensor, request_time: Tensor, candidate: Tensor
-    ) -> Tensor:
-        """The authors' output, pooled vector first.
-
-        Args:
-            action: (B, ≥S) int64. item: (B, ≥S, D). time: (B, ≥S) int64 ms, newest first.
-            request_time: (B,) int64 ms. candidate: (B, D).
-
-        Returns:
-            (B, d + K·d); (B, K·d) without the pool; K = 0 reads all S rows.
-        """
-        s = self.seq_len
-        if action.shape[1] < s:
-            raise ValueError(f"{action.shape[1]} actions; pad to seq_len = {s} with id -1")
-        row = self.action_type_lookup[action[:, :s] + 1]
-        u = torch.cat([self.action_emb_module(row), item[:, :s]], dim=-1)
-        window = random.randint(0, self.time_window_ms)
-        age = request_time[:, None] - time[:, :s]
-        keys = (row > 0) & ~(age < (window if self.training else 0))
-        keys[:, 0] = True
-        o = self.transformer_encoder(u, candidate[:, None] if self.early else None, keys)
-        parts = [self.out_linear(o.amax(dim=1))] if self.pool else []
-        newest = o[:, : self.latest_n_emb] if self.latest_n_emb else o
-        return torch.cat([*parts, newest.flatten(1)], dim=1)
 
 
 _OURS = "learned item vectors for PinSage; LayerNorm and a linear layer after z"
