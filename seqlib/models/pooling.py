@@ -33,7 +33,8 @@ def recency_weights(age: Tensor, half_life: float) -> Tensor:
     """``λ^age`` with ``λ = 2^(−1/half_life)``: an event one half-life old counts one half.
 
     Args:
-        age: any shape, ≥ 0, in the unit of ``half_life``. half_life: > 0.
+        age: any shape, ≥ 0, in the unit of ``half_life``.
+        half_life: > 0.
 
     Raises:
         ValueError: ``half_life`` is not positive.
@@ -44,13 +45,19 @@ def recency_weights(age: Tensor, half_life: float) -> Tensor:
 
 
 def pool_weights(
-    kind: Kind, mask: Tensor, age: Tensor | None = None, half_life: float = 7.0, norm: bool = True
+    kind: Kind,
+    mask: Tensor,
+    age: Tensor | None = None,
+    half_life: float = 7.0,
+    norm: bool = True,
 ) -> Tensor:
     """The weight of every event in a weighted-sum pool; all but ``max`` are one.
 
     Args:
-        kind: "sum", "mean" or "recency". mask: (B, L) bool, True = real.
-        age: (B, L), needed by "recency". half_life: in the unit of ``age``.
+        kind: "sum", "mean" or "recency".
+        mask: (B, L) bool, True = real.
+        age: (B, L), needed by "recency".
+        half_life: in the unit of ``age``.
         norm: for "recency", divide by the sum of the weights. Ages are then counted from the row's
             newest event, which changes no share: λ^age itself is 0 in float32 beyond 149
             half-lives, and a user who comes back after so long would have no history.
@@ -96,8 +103,10 @@ class PoolingConfig:
     """Which pool.
 
     Attributes:
-        kind: "sum", "mean", "max" or "recency". half_life: days, for "recency".
-        normalise: divide recency weights by their sum. product: add v ⊙ q to the output.
+        kind: "sum", "mean", "max" or "recency".
+        half_life: days, for "recency".
+        normalise: divide recency weights by their sum.
+        product: add v ⊙ q to the output.
     """
 
     kind: Kind = "mean"
@@ -110,7 +119,9 @@ class Pooling(nn.Module):
     """Pools the history once and hands the same vector to every candidate.
 
     Args:
-        embed: event embedding. spec: the data set. config: which pool.
+        embed: event embedding.
+        spec: the data set.
+        config: which pool.
 
     Cost: O(L·D) per request, independent of C. Built in chapter 01.
     """
@@ -119,7 +130,8 @@ class Pooling(nn.Module):
         super().__init__()
         if config.kind not in ("sum", "mean", "max", "recency"):
             raise ValueError(f"kind is {config.kind!r}; one of sum, mean, max, recency")
-        self.embed, self.config = embed, config
+        self.embed = embed
+        self.config = config
         dim = embed.items.dim
         self.out_dim = 2 * dim if config.product else dim
         self.empty = nn.Parameter(torch.zeros(dim))  # "no history"

@@ -158,7 +158,8 @@ def build(
         name: one of ``available()``.
         spec: the data set.
         seed: of the initial weights; None leaves torch's generator as it is.
-        embedding, ranker: configurations of the shared parts.
+        embedding: configuration of the item and event vectors; None is the default.
+        ranker: configuration of the other shared parts; None is the default.
         **overrides: fields of the model's own configuration.
 
     Raises:
@@ -194,7 +195,8 @@ def save(model: Ranker, path: str | Path) -> None:
     """
     if not model.recipe:
         raise ValueError("the model has no recipe to load it by; save one that seqlib.build made")
-    tensors, recipe = _distinct(model), json.dumps(model.recipe, sort_keys=True)
+    tensors = _distinct(model)
+    recipe = json.dumps(model.recipe, sort_keys=True)
     _require_finite(tensors, "the model")
     digests = {"recipe_digest": text_digest(recipe), "weights_digest": digest(tensors)}
     with whole_file(path) as partial:

@@ -83,7 +83,12 @@ class OfficialTransAct(nn.Module):
             self.out_linear = nn.Linear(dim, dim)
 
     def forward(
-        self, action: Tensor, item: Tensor, time: Tensor, request_time: Tensor, candidate: Tensor
+        self,
+        action: Tensor,
+        item: Tensor,
+        time: Tensor,
+        request_time: Tensor,
+        candidate: Tensor,
     ) -> Tensor:
         """The authors' output, pooled vector first.
 

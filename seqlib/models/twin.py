@@ -256,7 +256,11 @@ class Twin(nn.Module):
         return self.attend(state, query, *self.find(state, query))
 
     def attend(
-        self, state: TwinState, query: Tensor, found: Hits, alpha: Tensor | None = None
+        self,
+        state: TwinState,
+        query: Tensor,
+        found: Hits,
+        alpha: Tensor | None = None,
     ) -> Tensor:
         """The ESU for queries and their finalists.
 
