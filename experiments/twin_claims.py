@@ -97,7 +97,7 @@ def _cached_against_direct() -> tuple[float, float]:
         table = encoder.project_items()
         query = encoder.query(request.items)
         state = encoder.prefill(request, table)
-        keys, bias = encoder._history(state)
+        keys, bias = state.history(encoder.config.n_heads)
         own = encoder.project_items(state.item.flatten())
         own = own.view(*state.item.shape, score.n_heads, score.d_k).transpose(1, 2)
         a, b = score(query, keys, bias), score(query, own, bias)

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import seqlib
+from seqlib import viz
 from seqlib.data.identity import catalogue, digest
+from seqlib.models import registry
 from seqlib.models.registry import load, save
 
 
@@ -175,3 +177,75 @@ def test_a_digest_is_of_names_shapes_types_and_bytes():
     assert len({one, *map(digest, others)}) == 6
     assert digest({"b": b, "a": a.repeat(2)[:6]}) == one
     assert catalogue(tiny.spec()) == json.loads(json.dumps(catalogue(tiny.spec())))
+
+
+# --- cards and variants ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry_as_it_was(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+
+
+@pytest.mark.usefixtures("registry_as_it_was")
+def test_a_variant_is_its_model_with_other_options_and_other_lines_on_the_card():
+    registry.variant("din_code", "d", "D", card={"source": "here"}, hidden=(8, 4), scale=False)
+    cards = seqlib.available()
+    assert cards["d"] == dataclasses.replace(cards["din_code"], name="d", title="D", source="here")
+    config = seqlib.build("d", tiny.spec()).encoder.config
+    assert config == dataclasses.replace(
+        seqlib.build("din_code", tiny.spec()).encoder.config, hidden=(8, 4), scale=False
+    )
+    assert list(cards)[-1] == "d"
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "change", "message"),
+    [
+        ("dinn", "d", {}, "unknown model 'dinn'; available: item_only, "),
+        ("din", "twin", {}, "a model named 'twin' is already registered"),
+        (
+            "din",
+            "d",
+            {"card": {"colour": "red"}},
+            r"a card has no line \['colour'\]; it has \['att",
+        ),
+        ("din", "d", {"card": {"name": "e"}}, r"a card has no line \['name'\]"),
+        ("din", "d", {"depth": 3}, r"din has no option \['depth'\]; it has \['activation'"),
+    ],
+)
+@pytest.mark.usefixtures("registry_as_it_was")
+def test_a_variant_that_cannot_be_is_refused(of, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        registry.variant(of, name, "D", **change)
+    assert "d" not in seqlib.available()
+
+
+def test_every_card_says_the_five_properties():
+    five = (
+        "Token representation",
+        "Sequence length",
+        "Attention type",
+        "Dimension reduction",
+        "Computed where, how fresh, by whose training",
+    )
+    for card in seqlib.available().values():
+        table = card.table()
+        assert [table.count(f"| **{one}** |") for one in five] == [1] * 5
+        assert f"| {card.computed}; {card.trained} |" in table
+        assert all(
+            getattr(card, f.name) for f in dataclasses.fields(card) if f.name != "departures"
+        )
+
+
+def test_figures_call_a_model_what_its_card_calls_it():
+    cards = seqlib.available()
+    assert {name: viz.label(name) for name in cards} == {n: c.title for n, c in cards.items()}
+    assert len({card.title for card in cards.values()}) == len(cards)
+
+
+def test_models_stand_in_the_order_of_the_course():
+    """A variant follows its model, and chapters' models follow each other."""
+    chapters = [card.chapter for card in seqlib.available().values()]
+    assert chapters == sorted(chapters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from seqlib import search
 from seqlib.search import Hits, SimHash, hits_at_k, kmeans, round_robin_topk, topk
+
+kmeans_module = importlib.import_module("seqlib.search.kmeans")  # its name is the function's too
 
 CASES = settings(max_examples=60, deadline=None)
 coarse = st.sampled_from([-1.5, -1.0, 0.0, 0.5, 2.0])  # few values: many ties
@@ -320,3 +323,48 @@ def test_kmeans_leaves_no_cluster_empty_and_takes_copies():
         kmeans(x, 7)
     with pytest.raises(ValueError, match="NaN"):
         kmeans(x / 0, 2)
+
+
+def test_the_start_of_kmeans_spreads_the_centres_by_squared_distance():
+    """No iteration: the centres are the start. A uniform draw of 8 out of 8 crowds of 1,000 points
+    meets all of them with a chance of 8! / 8^8 = .0024; by distance it is next to certain."""
+    crowd = torch.arange(8_000) % 8
+    x = 100 * torch.eye(8)[crowd] + tiny.ramp(8_000, 8, scale=0.1)
+    for seed in range(5):
+        start = kmeans(x, 8, iterations=0, seed=seed)
+        assert start.centre.argmax(-1).unique().numel() == 8
+        assert (start.centre[:, None] == x).all(-1).any(-1).all()  # each is a point
+
+
+def test_the_start_of_kmeans_draws_and_does_not_take_the_farthest():
+    """From a centre at 0 the points at 1 and 3 are drawn with shares of 1/10 and 9/10."""
+    x = torch.tensor([[0.0], [1.0], [3.0]])
+    starts = [
+        kmeans(x, 2, iterations=0, seed=seed).centre.flatten().tolist() for seed in range(900)
+    ]
+    from_zero = [second for first, second in starts if first == 0.0]
+    assert set(from_zero) == {1.0, 3.0}
+    share = from_zero.count(3.0) / len(from_zero)
+    assert abs(share - 9 / 10) < 4 * math.sqrt(9 / 10**2 / len(from_zero))
+
+
+def test_kmeans_repairs_a_cluster_that_loses_its_points(monkeypatch):
+    """From this start the centre at 100 is nearest to nobody. Left there, three groups would share
+    two centres; moved to the farthest point it finds the third group."""
+    group = torch.arange(30) % 3
+    x = torch.tensor([[0.0], [10.0], [20.0]])[group] + tiny.ramp(30, 1, scale=0.1)
+    start = torch.tensor([[0.0], [12.0], [100.0]])
+    monkeypatch.setattr(kmeans_module, "_spread", lambda x, k, generator: start.clone())
+    found = kmeans(x, 3)
+    assert [len(found.label[group == g].unique()) for g in range(3)] == [1, 1, 1]
+    assert torch.bincount(found.label, minlength=3).tolist() == [10, 10, 10]
+    for g in range(3):
+        torch.testing.assert_close(found.centre[found.label[group == g]][0], x[group == g].mean(0))
+
+
+def test_kmeans_gives_several_lost_centres_different_points(monkeypatch):
+    x = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+    start = torch.tensor([[0.0], [50.0], [60.0], [70.0]])
+    monkeypatch.setattr(kmeans_module, "_spread", lambda x, k, generator: start.clone())
+    found = kmeans(x, 4, iterations=2)  # the first brings three back, the second the one at 0
+    assert found.label.unique().numel() == 4

@@ -16,8 +16,7 @@ import seqlib
 from seqlib import cost, objectives, trace
 from seqlib.data.schema import Items
 from seqlib.models.registry import load, save
-from seqlib.models.sim import same_field_topk
-from seqlib.search import SimHash, bucket_ids, topk
+from seqlib.search import SimHash, bucket_ids, same_field_topk, topk
 
 SEARCHES = ["sim_hard", "sim_cluster", "sim_soft_joint", "sim_soft_pretrained", "eta"]
 MODELS = [*SEARCHES, "sdim"]

@@ -15,7 +15,8 @@ from torch import nn
 import seqlib
 from seqlib import trace
 from seqlib.models.baselines.daily import DailyUserEmbedding
-from seqlib.models.transact import OfficialTransAct, TransActConfig, sinusoids
+from seqlib.models.transact import TransActConfig, sinusoids
+from seqlib.models.transact_official import OfficialTransAct
 from seqlib.nn import Encoder, fuse
 from seqlib.nn.early_fusion import SelfAttention
 

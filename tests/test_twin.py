@@ -443,7 +443,7 @@ def test_raw_scores_are_plain_projections_of_all_features():
         keys = keys + encoder.cross.tables[j][rows - first] @ encoder.relevance.w_raw[j]
     keys = keys.unflatten(-1, (3, 5))
     want = torch.einsum("bcad,blad->bcal", query, keys) / math.sqrt(5)
-    got = encoder.relevance(query, *encoder._history(state))
+    got = encoder.relevance(query, *state.history(encoder.config.n_heads))
     assert torch.allclose(got, want, atol=1e-12)
     found = encoder.search(state, b.items)
     masked = want.masked_fill(~b.events.mask[:, None, None], -torch.inf)

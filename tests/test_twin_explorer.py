@@ -15,8 +15,7 @@ from seqlib import trace
 from seqlib.data.log import BatchLoader
 from seqlib.data.schema import Items
 from seqlib.data.world import make_world
-from seqlib.models.sim import same_field_topk
-from seqlib.search import Hits, round_robin_topk, topk
+from seqlib.search import Hits, round_robin_topk, same_field_topk, topk
 from seqlib.viz import explorers
 from seqlib.viz.explorers import K_STEPS, SEARCHES, TwinExplorer, twin_state, twin_view
 from seqlib.viz.explorers.twin import STEP

@@ -33,7 +33,7 @@ from .. import trace
 from ..data.schema import DataSpec, Items, Request
 from ..data.tensors import Tensors
 from ..nn import Beside, EventEmbedding
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 Activation = Literal["dice", "prelu", "sigmoid"]
 
@@ -49,7 +49,9 @@ class Dice(nn.Module):
     ``fit`` gives all of them the mean of their moving averages after every epoch.
 
     Args:
-        n: number of neurons. eps: the paper's 1e-8. momentum: of the moving averages.
+        n: number of neurons.
+        eps: the paper's 1e-8.
+        momentum: of the moving averages.
     """
 
     mean: Tensor
@@ -57,7 +59,8 @@ class Dice(nn.Module):
 
     def __init__(self, n: int, eps: float = 1e-8, momentum: float = 0.1) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps = eps
+        self.momentum = momentum
         self.alpha = nn.Parameter(torch.zeros(n))
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("var", torch.ones(n))
@@ -115,7 +118,9 @@ class ActivationUnit(nn.Module):
     can't enter Dice's statistics.
 
     Args:
-        dim: D. hidden: two widths. activation: "dice", "prelu" or "sigmoid".
+        dim: D.
+        hidden: two widths.
+        activation: "dice", "prelu" or "sigmoid".
         n_extra: extra inputs per pair (similarities).
 
     Cost: per pair ``2·(D·H1 + n_extra·H1 + H1·H2 + H2)``, times B·C·L. Built in chapter 02.
@@ -134,18 +139,23 @@ class ActivationUnit(nn.Module):
         if len(hidden) != 2:
             raise ValueError(f"hidden is {hidden}; the unit has two hidden layers")
         h1, h2 = hidden
-        self.dim, self.hidden, self.n_extra = dim, (h1, h2), n_extra
+        self.dim = dim
+        self.hidden = (h1, h2)
+        self.n_extra = n_extra
         self.first = nn.Linear(4 * dim, h1)
         self.extra = nn.Linear(n_extra, h1, bias=False) if n_extra else None
         self.second = nn.Linear(h1, h2)
         self.last = nn.Linear(h2, 1)
-        self.act1, self.act2 = _ACTIVATIONS[activation](h1), _ACTIVATIONS[activation](h2)
+        self.act1 = _ACTIVATIONS[activation](h1)
+        self.act2 = _ACTIVATIONS[activation](h2)
         with torch.no_grad():
             self.last.weight.mul_(0.1)  # sums of up to 10^4 weights start small
 
     def forward(self, q: Tensor, k: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """q (B, C, D), k (B, L, D), mask (B, L), extra (B, L, C, n_extra) -> (B, L, C), 0 on pads."""
-        (b, c, d), length, h1 = q.shape, k.shape[1], self.hidden[0]
+        b, c, d = q.shape
+        length = k.shape[1]
+        h1 = self.hidden[0]
         w1, w2, w3, w4 = self.first.weight.split(d, dim=1)
         per_candidate = q @ (w1 + w3).T  # (B, C, H1)
         per_event = k @ (w2 - w3).T + self.first.bias  # (B, L, H1)
@@ -172,7 +182,8 @@ class DINConfig:
     """Which unit, and what happens to its weights.
 
     Attributes:
-        hidden, activation: of the activation unit.
+        hidden: widths of the activation unit.
+        activation: of the activation unit.
         softmax: normalise the weights over the history (the released code does, the paper not).
         scale: divide scores by √D before the softmax.
         similarity: give the unit ⟨q, x_j⟩/√D and the content cosine as inputs.
@@ -192,7 +203,10 @@ class DINState(Tensors):
     """What a request's candidates share.
 
     Attributes:
-        item: (B, L) ids. mask: (B, L). x: (B, L, D) item vectors. k: (B, L, D) tokens.
+        item: (B, L) ids.
+        mask: (B, L).
+        x: (B, L, D) item vectors.
+        k: (B, L, D) tokens.
     """
 
     item: Tensor
@@ -205,7 +219,9 @@ class DIN(nn.Module):
     """Target attention over the history: one user vector **per candidate**.
 
     Args:
-        embed: event embedding. spec: the data set. config: see ``DINConfig``.
+        embed: event embedding.
+        spec: the data set.
+        config: see ``DINConfig``.
 
     Cost: O(B·C·L·(D·H1 + H1·H2)). Nothing but the event tokens and ``W_k k`` can be shared by a
     request's candidates. Built in chapter 02.
@@ -213,7 +229,9 @@ class DIN(nn.Module):
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: DINConfig) -> None:
         super().__init__()
-        self.embed, self.config, self.dim = embed, config, embed.items.dim
+        self.embed = embed
+        self.config = config
+        self.dim = embed.items.dim
         n_extra = 2 if config.similarity else 0
         self.unit = ActivationUnit(self.dim, config.hidden, config.activation, n_extra)
         self.out_dim = 2 * self.dim if config.product else self.dim
@@ -224,7 +242,8 @@ class DIN(nn.Module):
         """(B, L, C, 2): inner product of item vectors x (B, L, D), q over √D; content cosine."""
         table = self.embed.items
         inner = state.x @ q.transpose(1, 2) / math.sqrt(self.dim)
-        kc, qc = table.content[table.known(state.item)], table.content[table.known(items.id)]
+        kc = table.content[table.known(state.item)]
+        qc = table.content[table.known(items.id)]
         return torch.stack([inner, kc @ qc.transpose(1, 2)], dim=-1)
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor, extra: Tensor | None) -> Tensor:
@@ -259,7 +278,8 @@ class DIN(nn.Module):
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""
-        items, pairs = self.embed.items, n_requests * n_candidates * length
+        items = self.embed.items
+        pairs = n_requests * n_candidates * length
         total = self.embed.flops(n_requests, length) + items.flops(n_requests * n_candidates)
         if self.config.similarity:
             total += 2 * pairs * (self.dim + items.content.shape[1])
@@ -270,7 +290,9 @@ def beside_recent(main: nn.Module, embed: EventEmbedding, spec: DataSpec, newest
     """A search over the whole life, and beside it DIN with similarities on the newest events.
 
     Args:
-        main: a staged encoder. embed: event embedding. spec: the data set.
+        main: a staged encoder.
+        embed: event embedding.
+        spec: the data set.
         newest: events of the short branch; 0 leaves it out.
 
     Raises:
@@ -283,51 +305,45 @@ def beside_recent(main: nn.Module, embed: EventEmbedding, spec: DataSpec, newest
     return Beside(main, DIN(embed, spec, DINConfig(similarity=True)), newest)
 
 
-_CARD = dict(
-    token="item fields, content, action set, age and rank, summed",
-    length="50–200 here and in practice; cost grows with candidates × events",
-    reduction="L × D to one D-vector per candidate",
-    computed="online, once per candidate; always fresh",
-    chapter="02",
-)
 _WIDTHS = "hidden 32, 16 in place of the authors' 80, 40"
 register(
     ModelCard(
         name="din",
         title="DIN",
         source="arXiv:1706.06978, Eq. 3",
+        token="item fields, content, action set, age and rank, summed",
+        length="50–200 here and in practice; cost grows with candidates × events",
         attention="target attention: an MLP per (candidate, event) pair, weights not normalised",
+        reduction="L × D to one D-vector per candidate",
+        computed="online, once per candidate; always fresh",
+        trained=WITH_THE_RANKER,
+        chapter="02",
         departures=("[q, k, q−k, q⊙k] for the text's “out product”", _WIDTHS, "v ⊙ q added"),
-        **_CARD,
     ),
     DINConfig,
     DIN,
 )
-register(
-    ModelCard(
-        name="din_code",
-        title="DIN, authors' code",
-        source="DeepInterestNetwork, the authors' repository",
-        attention="target attention: a sigmoid MLP per pair, scores over √D, softmax",
-        departures=(_WIDTHS, "no batch normalisation around the unit", "v ⊙ q added"),
-        **_CARD,
-    ),
-    DINConfig,
-    DIN,
+variant(
+    "din",
+    "din_code",
+    "DIN, authors' code",
+    card={
+        "source": "DeepInterestNetwork, the authors' repository",
+        "attention": "target attention: a sigmoid MLP per pair, scores over √D, softmax",
+        "departures": (_WIDTHS, "no batch normalisation around the unit", "v ⊙ q added"),
+    },
     activation="sigmoid",
     softmax=True,
     scale=True,
 )
-register(
-    ModelCard(
-        name="din_similarity",
-        title="DIN with similarities",
-        source="arXiv:1706.06978, Eq. 3, with two inputs of this course",
-        attention="as DIN; the unit also sees inner product and content cosine",
-        departures=("two similarity inputs", _WIDTHS, "v ⊙ q added"),
-        **_CARD,
-    ),
-    DINConfig,
-    DIN,
+variant(
+    "din",
+    "din_similarity",
+    "DIN with similarities",
+    card={
+        "source": "arXiv:1706.06978, Eq. 3, with two inputs of this course",
+        "attention": "as DIN; the unit also sees inner product and content cosine",
+        "departures": ("two similarity inputs", _WIDTHS, "v ⊙ q added"),
+    },
     similarity=True,
 )

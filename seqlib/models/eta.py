@@ -30,7 +30,7 @@ from ..nn.embedding import MINUTE
 from ..nn.signature import item_bits, item_bits_flops
 from ..search import BUDGET, Hits, SimHash, hamming_topk, pack
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register
 from .sim import behaviour
 
 
@@ -39,10 +39,16 @@ class EtaConfig:
     """Hash and attention of ETA.
 
     Attributes:
-        n_bits: m. k: events kept. n_heads, d_k, d_v, d_out: of the attention.
+        n_bits: m.
+        k: events kept.
+        n_heads: A, of the attention.
+        d_k: width of a key per head.
+        d_v: width of a value per head.
+        d_out: width of the long branch.
         start: W^q = W^k = start · identity at first, as for TWIN.
         short: newest events of the short branch; 0 leaves it out.
-        hash_seed: of the hyperplanes. budget: numbers held at a time while searching.
+        hash_seed: of the hyperplanes.
+        budget: numbers held at a time while searching.
     """
 
     n_bits: int = 32
@@ -62,7 +68,10 @@ class EtaState(Tensors):
     """What a request's candidates share.
 
     Attributes:
-        item, action: (B, L) ids. age: (B, L) seconds before the request. mask: (B, L).
+        item: (B, L) ids.
+        action: (B, L) ids.
+        age: (B, L) seconds before the request.
+        mask: (B, L).
         signature: (B, L, m/32) packed bits of the items.
     """
 
@@ -77,15 +86,20 @@ class Eta(nn.Module):
     """Hamming search and multi-head target attention: a history encoder in two stages.
 
     Args:
-        embed: event embedding. spec: the data set. config: see ``EtaConfig``.
+        embed: event embedding.
+        spec: the data set.
+        config: see ``EtaConfig``.
 
     Cost: search O(B·C·L·m/32) integer operations, attention O(B·C·K). Built in chapter 04.
     """
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: EtaConfig) -> None:
         super().__init__()
-        self.embed, self.items, self.config = embed, embed.items, config
-        dim, a = embed.items.dim, config.n_heads
+        self.embed = embed
+        self.items = embed.items
+        self.config = config
+        dim = embed.items.dim
+        a = config.n_heads
         self.hash = SimHash(dim, config.n_bits, config.hash_seed)
         self.age = LogBucketEncoding(42, dim, unit=MINUTE)
         self.w_q = nn.Linear(dim, a * config.d_k, bias=False)
@@ -115,7 +129,8 @@ class Eta(nn.Module):
         """ESU: attention over what was found.
 
         Args:
-            state: from ``prefill``. items: (B, C).
+            state: from ``prefill``.
+            items: (B, C).
             found: from ``search``; None searches.
 
         Returns:
@@ -154,8 +169,11 @@ class Eta(nn.Module):
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call; the search multiplies nothing but the hash."""
-        c, items, pairs = self.config, self.items, n_requests * n_candidates
-        k, wide = min(c.k, length), c.n_heads * (c.d_k + c.d_v)
+        c = self.config
+        items = self.items
+        pairs = n_requests * n_candidates
+        k = min(c.k, length)
+        wide = c.n_heads * (c.d_k + c.d_v)
         total = sum(item_bits_flops(items, self.hash, n) for n in (pairs, n_requests * length))
         total += items.flops(pairs) + items.flops(pairs * k)
         total += 2 * pairs * (items.dim * c.n_heads * c.d_k + k * (items.dim + 1) * wide)
@@ -178,6 +196,7 @@ register(
         attention="search: Hamming distance of 32-bit signatures; then target attention",
         reduction="search to 100 events, then one vector per candidate",
         computed="signatures per item stored; search and attention online, per candidate",
+        trained=WITH_THE_RANKER,
         departures=(
             "sign of the sum, not the printed sum of signs",
             "32 bits",

@@ -24,7 +24,7 @@ from .. import trace
 from ..data.schema import SECONDS_PER_DAY, DataSpec, Events, Items, Request
 from ..data.tensors import Tensors
 from ..nn import EventEmbedding
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 Kind = Literal["sum", "mean", "max", "recency"]
 
@@ -33,7 +33,8 @@ def recency_weights(age: Tensor, half_life: float) -> Tensor:
     """``λ^age`` with ``λ = 2^(−1/half_life)``: an event one half-life old counts one half.
 
     Args:
-        age: any shape, ≥ 0, in the unit of ``half_life``. half_life: > 0.
+        age: any shape, ≥ 0, in the unit of ``half_life``.
+        half_life: > 0.
 
     Raises:
         ValueError: ``half_life`` is not positive.
@@ -44,13 +45,19 @@ def recency_weights(age: Tensor, half_life: float) -> Tensor:
 
 
 def pool_weights(
-    kind: Kind, mask: Tensor, age: Tensor | None = None, half_life: float = 7.0, norm: bool = True
+    kind: Kind,
+    mask: Tensor,
+    age: Tensor | None = None,
+    half_life: float = 7.0,
+    norm: bool = True,
 ) -> Tensor:
     """The weight of every event in a weighted-sum pool; all but ``max`` are one.
 
     Args:
-        kind: "sum", "mean" or "recency". mask: (B, L) bool, True = real.
-        age: (B, L), needed by "recency". half_life: in the unit of ``age``.
+        kind: "sum", "mean" or "recency".
+        mask: (B, L) bool, True = real.
+        age: (B, L), needed by "recency".
+        half_life: in the unit of ``age``.
         norm: for "recency", divide by the sum of the weights. Ages are then counted from the row's
             newest event, which changes no share: λ^age itself is 0 in float32 beyond 149
             half-lives, and a user who comes back after so long would have no history.
@@ -96,8 +103,10 @@ class PoolingConfig:
     """Which pool.
 
     Attributes:
-        kind: "sum", "mean", "max" or "recency". half_life: days, for "recency".
-        normalise: divide recency weights by their sum. product: add v ⊙ q to the output.
+        kind: "sum", "mean", "max" or "recency".
+        half_life: days, for "recency".
+        normalise: divide recency weights by their sum.
+        product: add v ⊙ q to the output.
     """
 
     kind: Kind = "mean"
@@ -110,7 +119,9 @@ class Pooling(nn.Module):
     """Pools the history once and hands the same vector to every candidate.
 
     Args:
-        embed: event embedding. spec: the data set. config: which pool.
+        embed: event embedding.
+        spec: the data set.
+        config: which pool.
 
     Cost: O(L·D) per request, independent of C. Built in chapter 01.
     """
@@ -119,7 +130,8 @@ class Pooling(nn.Module):
         super().__init__()
         if config.kind not in ("sum", "mean", "max", "recency"):
             raise ValueError(f"kind is {config.kind!r}; one of sum, mean, max, recency")
-        self.embed, self.config = embed, config
+        self.embed = embed
+        self.config = config
         dim = embed.items.dim
         self.out_dim = 2 * dim if config.product else dim
         self.empty = nn.Parameter(torch.zeros(dim))  # "no history"
@@ -170,34 +182,39 @@ class Pooling(nn.Module):
         return self.embed.flops(n_requests, length) + weighted + product
 
 
-_POOL = dict(
-    length="any; 50–200 is usual where a pool is all there is",
-    attention="none: weights see no candidate",
-    reduction="L × D to one D-vector per user",
-    computed="online per request, or kept as a running state and updated per event",
-    chapter="01",
-)
-_TOKEN = "item fields, content, action set, age and rank, summed"
-
-for _kind, _title, _source in (
-    ("sum", "Sum pooling", "DIN (arXiv:1706.06978), Eq. 1, sum"),
-    ("mean", "Mean pooling", "DIN (arXiv:1706.06978), Eq. 1, average"),
-    ("max", "Max pooling", "standard practice"),
-    ("recency", "Recency-weighted pooling", "standard practice"),
-):
-    register(
-        ModelCard(
-            name=f"{_kind}_pooling",
-            title=_title,
-            source=_source,
-            token=_TOKEN,
-            departures=(
-                "the ranker also gets v ⊙ q",
-                "empty histories get a learned vector where the pool is undefined",
-            ),
-            **_POOL,
+register(
+    ModelCard(
+        name="sum_pooling",
+        title="sum pooling",
+        source="DIN (arXiv:1706.06978), Eq. 1, sum",
+        token="item fields, content, action set, age and rank, summed",
+        length="any; 50–200 is usual where a pool is all there is",
+        attention="none: weights see no candidate",
+        reduction="L × D to one D-vector per user",
+        computed="online per request, or kept as a running state and updated per event",
+        trained=WITH_THE_RANKER,
+        chapter="01",
+        departures=(
+            "the ranker also gets v ⊙ q",
+            "empty histories get a learned vector where the pool is undefined",
         ),
-        PoolingConfig,
-        Pooling,
+    ),
+    PoolingConfig,
+    Pooling,
+    kind="sum",
+)
+variant(
+    "sum_pooling",
+    "mean_pooling",
+    "mean pooling",
+    card={"source": "DIN (arXiv:1706.06978), Eq. 1, average"},
+    kind="mean",
+)
+for _kind in ("max", "recency"):
+    variant(
+        "sum_pooling",
+        f"{_kind}_pooling",
+        f"{_kind} pooling",
+        card={"source": "standard practice"},
         kind=_kind,
     )

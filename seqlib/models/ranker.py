@@ -46,7 +46,8 @@ class RankerConfig:
 
     Attributes:
         context_dim: width of the surface, clock and session-position vectors each.
-        cross_layers, cross_rank: DCN-V2; ``cross_rank=None`` is a full matrix.
+        cross_layers: of DCN-V2.
+        cross_rank: of DCN-V2; None is a full matrix.
         hidden: widths of the MLP.
     """
 
@@ -75,7 +76,11 @@ class Ranker(nn.Module):
     encoder: Any  # a HistoryEncoder that is also a module
 
     def __init__(
-        self, items: ItemEmbedding, encoder: nn.Module, spec: DataSpec, config: RankerConfig
+        self,
+        items: ItemEmbedding,
+        encoder: nn.Module,
+        spec: DataSpec,
+        config: RankerConfig,
     ) -> None:
         super().__init__()
         self.config = config

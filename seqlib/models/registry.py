@@ -26,11 +26,18 @@ class ModelCard:
     """The frame in which every system of the course is described: four properties and a fifth.
 
     Attributes:
-        name: what ``build`` takes. title: what a reader sees. source: paper, section, equation.
-        token: what one event becomes. length: how many events, here and in production.
-        attention: what attends to what. reduction: how L vectors become few.
+        name: what ``build`` takes.
+        title: what a reader calls it, in cards, tables and figures alike.
+        source: paper, section, equation.
+        token: what one event becomes.
+        length: how many events, here and in production.
+        attention: what attends to what.
+        reduction: how L vectors become few.
         computed: where it is computed, and how fresh the result is.
-        chapter: the chapter that builds it. departures: where this code leaves the paper, and why.
+        trained: by whose training it becomes what it is: as a part of the ranker that learns with
+            it, or as a model of its own that others read.
+        chapter: the chapter that builds it.
+        departures: where this code leaves the paper, and why.
     """
 
     name: str
@@ -41,6 +48,7 @@ class ModelCard:
     attention: str
     reduction: str
     computed: str
+    trained: str
     chapter: str
     departures: tuple[str, ...] = ()
 
@@ -51,10 +59,14 @@ class ModelCard:
             ("Sequence length", self.length),
             ("Attention type", self.attention),
             ("Dimension reduction", self.reduction),
-            ("Computed where, how fresh", self.computed),
+            ("Computed where, how fresh, by whose training", f"{self.computed}; {self.trained}"),
             ("Source", self.source),
         ]
-        return f"| | {self.title} |\n|---|---|\n" + "\n".join(f"| **{a}** | {b} |" for a, b in rows)
+        head = self.title[:1].upper() + self.title[1:]
+        return f"| | {head} |\n|---|---|\n" + "\n".join(f"| **{a}** | {b} |" for a, b in rows)
+
+
+WITH_THE_RANKER = "a part of the ranker that learns with it"
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,53 @@ def register(card: ModelCard, config: type, encoder: Callable[..., nn.Module], *
     _MODELS[card.name] = _Entry(card, config, encoder, defaults)
 
 
+def variant(
+    of: str,
+    name: str,
+    title: str,
+    *,
+    card: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Add a registered model once more, with other options.
+
+    Args:
+        of: the name of the model it is a variant of.
+        name: the variant's own.
+        title: the variant's own.
+        card: lines of the card that differ; the others are those of ``of``.
+        **options: fields of the configuration that differ from those ``of`` was registered with.
+
+    Raises:
+        ValueError: there is no model ``of``; the name is taken; the card has no such line, or the
+            configuration no such field.
+    """
+    parent = _entry(of)
+    changes = dict(card or {})
+    lines = {f.name for f in dataclasses.fields(ModelCard)} - {"name", "title"}
+    if unknown := changes.keys() - lines:
+        raise ValueError(f"a card has no line {sorted(unknown)}; it has {sorted(lines)}")
+    _require_options(of, parent, options)
+    register(
+        dataclasses.replace(parent.card, name=name, title=title, **changes),
+        parent.config,
+        parent.encoder,
+        **{**parent.defaults, **options},
+    )
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}; available: {', '.join(_MODELS)}")
+    return _MODELS[name]
+
+
+def _require_options(name: str, entry: _Entry, options: Mapping[str, Any]) -> None:
+    known = {f.name for f in dataclasses.fields(entry.config)}
+    if unknown := set(options) - known:
+        raise ValueError(f"{name} has no option {sorted(unknown)}; it has {sorted(known)}")
+
+
 def available() -> dict[str, ModelCard]:
     """Name -> card of every registered model, in the order of the course."""
     return {name: entry.card for name, entry in _MODELS.items()}
@@ -99,18 +158,15 @@ def build(
         name: one of ``available()``.
         spec: the data set.
         seed: of the initial weights; None leaves torch's generator as it is.
-        embedding, ranker: configurations of the shared parts.
+        embedding: configuration of the item and event vectors; None is the default.
+        ranker: configuration of the other shared parts; None is the default.
         **overrides: fields of the model's own configuration.
 
     Raises:
         ValueError: unknown model or unknown override; the message lists what there is.
     """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; available: {', '.join(_MODELS)}")
-    entry = _MODELS[name]
-    known = {f.name for f in dataclasses.fields(entry.config)}
-    if unknown := set(overrides) - known:
-        raise ValueError(f"{name} has no option {sorted(unknown)}; it has {sorted(known)}")
+    entry = _entry(name)
+    _require_options(name, entry, overrides)
     if seed is not None:
         torch.manual_seed(seed)
     embedding = embedding or EmbeddingConfig()
@@ -139,7 +195,8 @@ def save(model: Ranker, path: str | Path) -> None:
     """
     if not model.recipe:
         raise ValueError("the model has no recipe to load it by; save one that seqlib.build made")
-    tensors, recipe = _distinct(model), json.dumps(model.recipe, sort_keys=True)
+    tensors = _distinct(model)
+    recipe = json.dumps(model.recipe, sort_keys=True)
     _require_finite(tensors, "the model")
     digests = {"recipe_digest": text_digest(recipe), "weights_digest": digest(tensors)}
     with whole_file(path) as partial:

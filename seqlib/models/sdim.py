@@ -25,7 +25,7 @@ from ..nn.embedding import MINUTE
 from ..nn.signature import item_bits, item_bits_flops
 from ..search import BUDGET, SimHash, bucket_attention, bucket_ids, bucket_tables
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register
 from .sim import behaviour
 
 
@@ -34,9 +34,11 @@ class SdimConfig:
     """Hash tables of SDIM.
 
     Attributes:
-        n_bits: m, in all tables together. width: τ, bits per table; m/τ tables of 2^τ buckets.
+        n_bits: m, in all tables together.
+        width: τ, bits per table; m/τ tables of 2^τ buckets.
         short: newest events of the short branch; 0 leaves it out.
-        hash_seed: of the hyperplanes. budget: numbers held at a time.
+        hash_seed: of the hyperplanes.
+        budget: numbers held at a time.
     """
 
     n_bits: int = 48
@@ -57,7 +59,9 @@ class Sdim(nn.Module):
     """Bucket attention: a history encoder in two stages.
 
     Args:
-        embed: event embedding. spec: the data set. config: see ``SdimConfig``.
+        embed: event embedding.
+        spec: the data set.
+        config: see ``SdimConfig``.
 
     Raises:
         ValueError: ``width`` does not divide ``n_bits``.
@@ -70,7 +74,9 @@ class Sdim(nn.Module):
         super().__init__()
         if config.width < 1 or config.n_bits % config.width:
             raise ValueError(f"width is {config.width}; it must divide n_bits, {config.n_bits}")
-        self.embed, self.items, self.config = embed, embed.items, config
+        self.embed = embed
+        self.items = embed.items
+        self.config = config
         self.hash = SimHash(embed.items.dim, config.n_bits, config.hash_seed)
         self.age = LogBucketEncoding(42, embed.items.dim, unit=MINUTE)
         self.out_dim = embed.items.dim
@@ -98,7 +104,9 @@ class Sdim(nn.Module):
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""
-        c, items, n_events = self.config, self.items, n_requests * length
+        c = self.config
+        items = self.items
+        n_events = n_requests * length
         pairs = n_requests * n_candidates
         total = sum(item_bits_flops(items, self.hash, n) for n in (pairs, n_events))
         total += items.flops(n_events)
@@ -121,6 +129,7 @@ register(
         attention="none: events in the candidate's hash bucket, mean of 16 tables of 8 buckets",
         reduction="L events to 16 · 8 bucket sums, then one vector per candidate",
         computed="bucket tables once per request (or kept per user); candidates only look up",
+        trained=WITH_THE_RANKER,
         departures=(
             "an empty bucket gives zeros",
             "short branch: DIN with similarities on the newest 50",

@@ -38,9 +38,9 @@ from ..data.schema import FIRST_ID, Answers, DataSpec, Items, Request
 from ..data.tensors import Tensors
 from ..nn import MLP, EventEmbedding, LogBucketEncoding, TaskHeads
 from ..nn.embedding import MINUTE
-from ..search import BUDGET, Hits, by_candidates, inner_product_topk, kmeans, topk
+from ..search import BUDGET, Hits, inner_product_topk, kmeans, same_field_topk
 from .din import beside_recent
-from .registry import ModelCard, register
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 Search = Literal["hard", "cluster", "soft_joint", "soft_pretrained"]
 SEARCHES = ("hard", "cluster", "soft_joint", "soft_pretrained")
@@ -53,10 +53,13 @@ class SimConfig:
     Attributes:
         search: "hard", "cluster", "soft_joint" or "soft_pretrained".
         field: item field of the hard search; None is "category" where there is one, else the data
-            set's key field. fill: fill free places of a hard search with the newest other events.
+            set's key field.
+        fill: fill free places of a hard search with the newest other events.
         n_clusters: of the cluster search, found once by k-means on frozen content vectors; no more
             than there are items.
-        k: events handed to the ESU. n_heads, d_head: of its attention.
+        k: events handed to the ESU.
+        n_heads: q, of its attention.
+        d_head: width of each inner product.
         d_time: width of e^t; 0 leaves the time gap out of the tokens.
         start: gain of the tied start.
         auxiliary: α, weight of the soft search's own loss (the paper's 1; the ESU's loss has 1).
@@ -95,44 +98,28 @@ def behaviour(embed: EventEmbedding, item: Tensor, action: Tensor) -> Tensor:
     return x + embed.action(action) if embed.config.use_action else x
 
 
-@torch.no_grad()
-def same_field_topk(
-    candidate: Tensor, event: Tensor, mask: Tensor, k: int, fill: bool = False, budget: int = BUDGET
-) -> Hits:
-    """Hard search: events whose field equals the candidate's, newest first.
-
-    Args:
-        candidate: (B, C) values of the field. event: (B, L). mask: (B, L) bool.
-        k: at least 1. fill: put the newest other events behind the matches.
-
-    Returns:
-        Hits (B, C, min(k, L)). Cost O(B·C·L) comparisons; it depends on the value alone, so a
-        server stores one list per user and value.
-    """
-    b, length = event.shape
-    newest = -torch.arange(length, device=event.device, dtype=torch.float32)  # exact up to 2^24
-    others = newest - length if fill else torch.full_like(newest, -torch.inf)
-
-    def select(part: slice) -> Hits:
-        match = candidate[:, part, None] == event[:, None]
-        return topk(torch.where(match, newest, others), k, mask[:, None])
-
-    return by_candidates(select, candidate.shape[1], b * length, budget)
-
-
 class SearchAttention(nn.Module):
     """SIM's exact search unit: ``head_i = Softmax(W_{b,i} z · W_{a,i} e_a)ᵀ z``, concatenated.
 
     Args:
-        dim: d of e_a. d_token: width of z, whose first d numbers are e. n_heads: q.
-        d_head: width of each inner product. start: W_a = W_b = start · identity, and small noise.
+        dim: d of e_a.
+        d_token: width of z, whose first d numbers are e.
+        n_heads: q.
+        d_head: width of each inner product.
+        start: W_a = W_b = start · identity, and small noise.
     """
 
     def __init__(
-        self, dim: int, d_token: int, n_heads: int, d_head: int, start: float = 2.0
+        self,
+        dim: int,
+        d_token: int,
+        n_heads: int,
+        d_head: int,
+        start: float = 2.0,
     ) -> None:
         super().__init__()
-        self.n_heads, self.d_head = n_heads, d_head
+        self.n_heads = n_heads
+        self.d_head = d_head
         self.w_a = nn.Linear(dim, n_heads * d_head, bias=False)
         self.w_b = nn.Linear(d_token, n_heads * d_head, bias=False)
         self.out_dim = n_heads * d_token
@@ -152,7 +139,8 @@ class SearchAttention(nn.Module):
 
     def forward(self, query: Tensor, z: Tensor, mask: Tensor) -> Tensor:
         """query (B, C, d), z (B, C, K, d_token), mask (B, C, K) -> (B, C, out_dim), 0 if empty."""
-        (b, c, k), heads = mask.shape, self.n_heads
+        b, c, k = mask.shape
+        heads = self.n_heads
         q = self.w_a(query).view(b, c, heads, self.d_head)
         s = torch.einsum("bcqd,bckqd->bcqk", q, self.w_b(z).view(b, c, k, heads, self.d_head))
         real = mask[:, :, None]
@@ -162,7 +150,8 @@ class SearchAttention(nn.Module):
 
     def flops(self, pairs: int, k: int) -> int:
         """Matrix-multiply FLOPs for B·C pairs with k finalists."""
-        width, token = self.n_heads * self.d_head, self.w_b.in_features
+        width = self.n_heads * self.d_head
+        token = self.w_b.in_features
         per_event = token * width + width + self.n_heads * token
         return 2 * pairs * (self.w_a.in_features * width + k * per_event)
 
@@ -172,7 +161,10 @@ class SimState(Tensors):
     """What a request's candidates share.
 
     Attributes:
-        item, action: (B, L) ids. age: (B, L) seconds before the request. mask: (B, L).
+        item: (B, L) ids.
+        action: (B, L) ids.
+        age: (B, L) seconds before the request.
+        mask: (B, L).
         keys: what the search compares: (B, L) groups, or (B, L, D) vectors.
         e: (B, L, d) behaviours, for the soft search's own loss; None but in its training.
     """
@@ -189,7 +181,9 @@ class Sim(nn.Module):
     """GSU and ESU: a history encoder in two stages.
 
     Args:
-        embed: event embedding. spec: the data set. config: see ``SimConfig``.
+        embed: event embedding.
+        spec: the data set.
+        config: see ``SimConfig``.
 
     Raises:
         ValueError: the hard search's field is no item field; a pretrained or cluster search
@@ -200,8 +194,11 @@ class Sim(nn.Module):
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: SimConfig) -> None:
         super().__init__()
-        self.embed, self.items, self.config = embed, embed.items, config
-        dim, fields = embed.items.dim, spec.items.fields
+        self.embed = embed
+        self.items = embed.items
+        self.config = config
+        dim = embed.items.dim
+        fields = spec.items.fields
         default = "category" if "category" in fields else spec.key_field
         self.field = config.field or default
         if self.field not in fields:
@@ -215,10 +212,15 @@ class Sim(nn.Module):
             self.register_buffer("cluster", F.pad(found.label, (FIRST_ID, 0), value=-1))
         self.gap = LogBucketEncoding(42, config.d_time, unit=MINUTE) if config.d_time else None
         self.esu = SearchAttention(
-            dim, dim + config.d_time, config.n_heads, config.d_head, config.start
+            dim,
+            dim + config.d_time,
+            config.n_heads,
+            config.d_head,
+            config.start,
         )
         if config.search == "soft_joint":
-            self.w_a, self.w_b = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+            self.w_a = nn.Linear(dim, dim, bias=False)
+            self.w_b = nn.Linear(dim, dim, bias=False)
             with torch.no_grad():
                 for linear in (self.w_a, self.w_b):
                     linear.weight.mul_(0.1).add_(torch.eye(dim))
@@ -229,7 +231,8 @@ class Sim(nn.Module):
 
     def prefill(self, request: Request) -> SimState:
         """Everything that does not depend on a candidate."""
-        events, c = request.events, self.config
+        events = request.events
+        c = self.config
         item = self.items.known(events.item)
         action = self.embed.action_id(events)
         e = None
@@ -245,13 +248,19 @@ class Sim(nn.Module):
         return SimState(item, action, age, events.mask, keys, e if self.training else None)
 
     def search(
-        self, state: SimState, items: Items, k: int | None = None, fill: bool | None = None
+        self,
+        state: SimState,
+        items: Items,
+        k: int | None = None,
+        fill: bool | None = None,
     ) -> Hits:
         """GSU: the events handed to the attention, no gradient.
 
         Args:
-            state: from ``prefill``. items: (B, C).
-            k, fill: None is the configuration's.
+            state: from ``prefill``.
+            items: (B, C).
+            k: None is the configuration's.
+            fill: None is the configuration's.
 
         Returns:
             Hits (B, C, min(K, L)).
@@ -280,7 +289,8 @@ class Sim(nn.Module):
         """ESU: attention over what was found.
 
         Args:
-            state: from ``prefill``. items: (B, C).
+            state: from ``prefill``.
+            items: (B, C).
             found: from ``search``; None searches.
 
         Returns:
@@ -333,7 +343,9 @@ class Sim(nn.Module):
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call in evaluation."""
-        c, items, pairs = self.config, self.items, n_requests * n_candidates
+        c = self.config
+        items = self.items
+        pairs = n_requests * n_candidates
         k = min(c.k, length)
         total = items.flops(pairs) + items.flops(pairs * k) + self.esu.flops(pairs, k)
         if c.search == "soft_pretrained":
@@ -350,64 +362,69 @@ def sim(embed: EventEmbedding, spec: DataSpec, config: SimConfig) -> nn.Module:
     return beside_recent(Sim(embed, spec, config), embed, spec, config.short)
 
 
-_CARD = dict(
-    token="item, action set and age bucket of each found event",
-    length="10^4 searched, 100 attended; the paper searches up to 54,000",
-    reduction="search to 100 events, then one vector per head and candidate",
-    chapter="04",
-)
+_ATTENTION = "multi-head target attention on the found events, unscaled, without values"
 _OURS = (
     "exact top-k, no approximate index",
     "free places masked",
     "tied start of W_a and W_b",
     "short branch: DIN with similarities on the newest 50",
 )
-_ATTENTION = "multi-head target attention on the found events, unscaled, without values"
-for _name, _title, _source, _search, _computed, _departures in (
-    (
-        "sim_hard",
-        "SIM, hard search",
-        "arXiv:2006.05639, section 3.2",
-        "same category, newest first",
-        "lists per user and category kept up to date; attention online",
-        _OURS,
+_FROZEN = "attention a part of the ranker that learns with it; content vectors a model of their own"
+register(
+    ModelCard(
+        name="sim_hard",
+        title="SIM hard",
+        source="arXiv:2006.05639, section 3.2",
+        token="item, action set and age bucket of each found event",
+        length="10^4 searched, 100 attended; the paper searches up to 54,000",
+        attention=f"search: same category, newest first; then {_ATTENTION}",
+        reduction="search to 100 events, then one vector per head and candidate",
+        computed="lists per user and category kept up to date; attention online",
+        trained=WITH_THE_RANKER,
+        chapter="04",
+        departures=_OURS,
     ),
-    (
-        "sim_cluster",
-        "SIM, search in clusters",
-        "SIM Cluster of arXiv:2302.02352, Table 4",
-        "same cluster of frozen content vectors, newest first",
-        "lists per user and cluster kept up to date; attention online",
-        (*_OURS, "ESU as in SIM's paper"),
-    ),
-    (
-        "sim_soft_joint",
-        "SIM, soft search",
-        "arXiv:2006.05639, section 3.2",
-        "inner product, trained with the model by its own loss",
-        "search and attention online, per candidate; embeddings as fresh as the model",
-        (*_OURS, "U_r a mean, not a sum"),
-    ),
-    (
-        "sim_soft_pretrained",
-        "SIM, soft search on content",
-        "SIM Soft of arXiv:2302.02352, Table 4",
-        "inner product of frozen content vectors",
-        "search and attention online, per candidate; content vectors never change",
-        (*_OURS, "ESU as in SIM's paper"),
-    ),
-):
-    register(
-        ModelCard(
-            name=_name,
-            title=_title,
-            source=_source,
-            attention=f"search: {_search}; then {_ATTENTION}",
-            computed=_computed,
-            departures=_departures,
-            **_CARD,
-        ),
-        SimConfig,
-        sim,
-        search=_name.removeprefix("sim_"),
-    )
+    SimConfig,
+    sim,
+    search="hard",
+)
+variant(
+    "sim_hard",
+    "sim_cluster",
+    "SIM cluster",
+    card={
+        "source": "SIM Cluster of arXiv:2302.02352, Table 4",
+        "attention": "search: same cluster of frozen content vectors, newest first; "
+        f"then {_ATTENTION}",
+        "computed": "lists per user and cluster kept up to date; attention online",
+        "trained": _FROZEN,
+        "departures": (*_OURS, "ESU as in SIM's paper"),
+    },
+    search="cluster",
+)
+variant(
+    "sim_hard",
+    "sim_soft_joint",
+    "SIM soft, joint",
+    card={
+        "attention": "search: inner product, trained with the model by its own loss; "
+        f"then {_ATTENTION}",
+        "computed": "search and attention online, per candidate; embeddings as fresh as the model",
+        "trained": f"{WITH_THE_RANKER}; the search by a loss of its own",
+        "departures": (*_OURS, "U_r a mean, not a sum"),
+    },
+    search="soft_joint",
+)
+variant(
+    "sim_hard",
+    "sim_soft_pretrained",
+    "SIM soft, frozen",
+    card={
+        "source": "SIM Soft of arXiv:2302.02352, Table 4",
+        "attention": f"search: inner product of frozen content vectors; then {_ATTENTION}",
+        "computed": "search and attention online, per candidate; content vectors never change",
+        "trained": _FROZEN,
+        "departures": (*_OURS, "ESU as in SIM's paper"),
+    },
+    search="soft_pretrained",
+)

@@ -20,7 +20,7 @@ Three modes, one code path:
   * ``transact_paper``: the paper's layout with the authors' masks (``mask="leaky"``): hidden
     actions are hidden as attention keys only; as rows they still reach the K rows and the maximum.
   * ``transact_code``: the authors' public code: two heads, a window of one hour, the maximum
-    through a linear layer and in front. ``OfficialTransAct`` takes that code's state dict as it is.
+    through a linear layer and in front. ``transact_official`` takes that code's state dict as it is.
 
 Departures:
   * Items are the course's learned item vectors, as for every model here; ``item="content"`` takes
@@ -37,7 +37,6 @@ Departures:
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,10 +47,10 @@ from torch import Tensor, nn
 from ..data.schema import DataSpec, Events, Items, Request
 from ..data.tensors import Tensors
 from ..nn import Beside, Encoder, EventEmbedding, LogBucketEncoding, action_table
+from ..nn.embedding import MINUTE
+from ..nn.time import HOUR
 from .baselines.daily import Daily, DailyConfig
-from .registry import ModelCard, register
-
-MINUTE, HOUR = 60.0, 3_600.0
+from .registry import WITH_THE_RANKER, ModelCard, register, variant
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,20 @@ class TransActConfig:
     """The paper's sizes, and its ablations.
 
     Attributes:
-        seq_len: S, the newest actions that are read. d_action: width of the action embedding; 0
-            leaves actions out. item: "learned" or "content" (frozen).
+        seq_len: S, the newest actions that are read.
+        d_action: width of the action embedding; 0 leaves actions out.
+        item: "learned" or "content" (frozen).
         fusion: "concat" (the candidate in every token), "none", or "append" (one more token, as
             BST, whose row is read beside the others).
         position: "none" (the paper), "learned", "sinusoidal" (by rank) or "age" (log buckets).
-        n_layers, n_heads, hidden, dropout: of the encoder.
+        n_layers: of the encoder.
+        n_heads: of the encoder.
+        hidden: of the encoder, width of its feed-forward nets.
+        dropout: of the encoder.
         rows: which outputs are read: "first" n_rows, "random" n_rows (drawn once), "all", "none".
         pool: also read the maximum over rows.
-        mask: "strict" or "leaky"; window: hours of the random window, 0 for none.
+        mask: "strict" or "leaky".
+        window: hours of the random window, 0 for none.
         positive_only: drop events without a positive action before cutting to seq_len.
         code_layout: the public code's output: pooled vector first, through a linear layer.
         out_dim: width handed to the ranker, through LayerNorm and a linear layer; None is z itself.
@@ -117,13 +121,26 @@ class TransActConfig:
         if self.window < 0:
             raise ValueError(f"window is {self.window}; hours must not be negative")
 
+    @property
+    def n_read(self) -> int:
+        """How many single rows are read beside the maximum; an appended candidate's is one more."""
+        n_kept = {"first": self.n_rows, "random": self.n_rows, "all": self.seq_len, "none": 0}
+        kept = n_kept[self.rows]
+        return kept + (self.fusion == "append" and kept > 0)
+
+    @property
+    def n_computed(self) -> int | None:
+        """Rows that the last layer has to compute; None is all."""
+        return self.n_read if self.rows == "first" and not self.pool else None
+
 
 @dataclass(frozen=True, eq=False)
 class TransActState(Tensors):
     """What a request's candidates share.
 
     Attributes:
-        u: (B, L, d_u) tokens without the candidate. keys: (B, L) what may be attended.
+        u: (B, L, d_u) tokens without the candidate.
+        keys: (B, L) what may be attended.
         visible: (B, L) what may be read.
     """
 
@@ -136,8 +153,9 @@ class TransAct(nn.Module):
     """Recent actions and each candidate through one transformer.
 
     Args:
-        embed: event embedding, of which the item vectors and the action ids are used. spec: the
-            data set. config: see ``TransActConfig``.
+        embed: event embedding, of which the item vectors and the action ids are used.
+        spec: the data set.
+        config: see ``TransActConfig``.
 
     Cost per candidate: O(L²·d) in the first layer, O(L·d² + L²·d) in every further one; the first
     layer's projections and its L² logits are shared by a request's candidates. Chapter 03.
@@ -147,47 +165,43 @@ class TransAct(nn.Module):
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: TransActConfig) -> None:
         super().__init__()
-        self.items, self.ids, self.config = embed.items, embed.ids, config
+        self.items = embed.items
+        self.ids = embed.ids
+        self.config = config
         items = embed.items
         d_item = items.dim if config.item == "learned" else items.content.shape[1]
         if d_item == 0:
             raise ValueError("item='content', but this data set has no content vectors")
         if config.d_action:
             self.action = action_table(self.ids, config.d_action, padding=True)
-        self.d_u, self.d_c = config.d_action + d_item, d_item
+        self.d_u = config.d_action + d_item
+        self.d_c = d_item
         self.dim = self.d_u + (d_item if config.fusion == "concat" else 0)
         if config.position == "learned":
             self.position = nn.Parameter(torch.randn(config.seq_len, self.d_u) * 0.1)
         elif config.position == "age":
             self.age = LogBucketEncoding(embed.config.time_buckets, self.d_u, unit=MINUTE)
         self.encoder = Encoder(
-            self.dim, config.n_heads, config.hidden, config.dropout, config.n_layers
+            self.dim,
+            config.n_heads,
+            config.hidden,
+            config.dropout,
+            config.n_layers,
         )
         if config.tied:
             tie(self.encoder, config.d_action, d_item, config.tied)
         drawn = random.Random(0).sample(range(config.seq_len), config.n_rows)
         self.register_buffer("positions", torch.tensor(sorted(drawn)), persistent=True)
-        self.z_dim = self.dim * (self.n_read + config.pool)
+        self.z_dim = self.dim * (self.config.n_read + config.pool)
         if config.code_layout:
             self.out_linear = nn.Linear(self.dim, self.dim)
         if config.mask == "strict":
             self.empty = nn.Parameter(torch.zeros(self.z_dim))  # "no visible action"
         self.out_dim = self.z_dim
         if config.out_dim is not None:
-            self.norm, self.out = nn.LayerNorm(self.z_dim), nn.Linear(self.z_dim, config.out_dim)
+            self.norm = nn.LayerNorm(self.z_dim)
+            self.out = nn.Linear(self.z_dim, config.out_dim)
             self.out_dim = config.out_dim
-
-    @property
-    def n_read(self) -> int:
-        """How many single rows are read beside the maximum; an appended candidate's is one more."""
-        c = self.config
-        kept = {"first": c.n_rows, "random": c.n_rows, "all": c.seq_len, "none": 0}[c.rows]
-        return kept + (c.fusion == "append" and kept > 0)
-
-    @property
-    def n_computed(self) -> int | None:
-        """Rows that the last layer has to compute; None is all."""
-        return self.n_read if self.config.rows == "first" and not self.config.pool else None
 
     def cut(self, events: Events) -> Events:
         """The newest ``seq_len`` events that count; in leaky mode padded to exactly so many."""
@@ -198,25 +212,19 @@ class TransAct(nn.Module):
         short = c.seq_len - events.shape[1]
         return events.pad(short) if c.mask == "leaky" and short > 0 else events
 
-    def hidden(self, age: Tensor) -> Tensor:
-        """(B, L) ages in seconds -> True where the window hides the action.
-
-        In training one T ~ U(0, window) per forward hides every action younger than T; in
-        evaluation only actions of the future are hidden. Strict mode hides "now" as well.
-        """
-        limit = torch.zeros((), device=age.device, dtype=age.dtype)
-        if self.training and self.config.window:
-            limit = torch.rand((), device=age.device, dtype=age.dtype) * self.config.window * HOUR
-        return age <= limit if self.config.mask == "strict" else age < limit
+    def vectors(self, ids: Tensor) -> Tensor:
+        """(…) item ids -> (…, d_item): learned item vectors, or the frozen content."""
+        if self.config.item == "learned":
+            return self.items(ids)
+        return self.items.content[self.items.known(ids)]
 
     def tokens(self, events: Events, request_time: Tensor) -> Tensor:
         """Action, item and position, without the candidate: (B, L, d_u), zeros on padding."""
-        c, items = self.config, self.items
-        p = items(events.item) if c.item == "learned" else items.content[items.known(events.item)]
+        c = self.config
+        u = self.vectors(events.item)
         if c.d_action:
-            u = torch.cat([self.action((self.ids(events) + 1) * events.mask), p], -1)
-        else:
-            u = p
+            action = self.action((self.ids(events) + 1) * events.mask)  # 0 is padding
+            u = torch.cat([action, u], -1)
         if c.position == "learned":
             u = u + self.position[: u.shape[1]]
         elif c.position == "sinusoidal":
@@ -225,18 +233,15 @@ class TransAct(nn.Module):
             u = u + self.age(request_time[:, None] - events.time)
         return u * events.mask[..., None]
 
-    def candidates(self, items: Items) -> Tensor:
-        """(B, C, d_c): what is fused into every token."""
-        if self.config.item == "learned":
-            return self.items(items.id)
-        return self.items.content[self.items.known(items.id)]
-
     def prefill(self, request: Request) -> TransActState:
         """Tokens without the candidate, and what may be seen of them; the window is drawn here."""
         recent = self.cut(request.events)
-        visible = recent.mask & ~self.hidden(request.time[:, None] - recent.time)
+        age = request.time[:, None] - recent.time
+        is_strict = self.config.mask == "strict"
+        longest = self.config.window if self.training else 0.0
+        visible = recent.mask & ~hidden_by_window(age, longest, is_strict)
         keys = visible.clone()
-        if self.config.mask == "leaky":
+        if not is_strict:
             keys[:, 0] = True  # as the authors do, whatever stands there
         else:
             keys[:, 0] |= ~visible.any(-1)  # its row is replaced below; a softmax needs one key
@@ -244,8 +249,9 @@ class TransAct(nn.Module):
 
     def score(self, state: TransActState, items: Items) -> Tensor:
         """Tokens and candidates through the encoder, compressed: (B, C, out_dim)."""
-        c, visible = self.config, state.visible
-        o, rows = self.encode(state.u, self.candidates(items), state.keys, visible)
+        c = self.config
+        visible = state.visible
+        o, rows = self.encode(state.u, self.vectors(items.id), state.keys, visible)
         z = self.read(o, rows)
         if c.mask == "strict":
             z = torch.where(visible.any(-1)[:, None, None], z, self.empty)
@@ -261,49 +267,59 @@ class TransAct(nn.Module):
         b, n = q.shape[:2]
         rows = visible if self.config.mask == "strict" else torch.ones_like(visible)
         if self.config.fusion == "concat":
-            o = self.encoder(u, q, keys, self.n_computed)
+            o = self.encoder(u, q, keys, self.config.n_computed)
         elif self.config.fusion == "append":  # one more token, in front: no action, just the item
             first = F.pad(q, (self.d_u - self.d_c, 0)).flatten(0, 1)[:, None]
             yes = keys.new_ones(b, 1)
-            keys, rows = torch.cat([yes, keys], 1), torch.cat([yes, rows], 1)
+            keys = torch.cat([yes, keys], 1)
+            rows = torch.cat([yes, rows], 1)
             x = torch.cat([first, u.repeat_interleave(n, dim=0)], dim=1)
-            o = self.encoder(x, None, keys.repeat_interleave(n, dim=0), self.n_computed)
+            o = self.encoder(x, None, keys.repeat_interleave(n, dim=0), self.config.n_computed)
         else:
-            o = self.encoder(u, None, keys, self.n_computed)
+            o = self.encoder(u, None, keys, self.config.n_computed)
         o = o.view(b, -1, *o.shape[1:])
         return o, rows[:, : o.shape[2]]
 
     def read(self, o: Tensor, rows: Tensor) -> Tensor:
         """Compress (B, C, R, d), rows (B, R) True = may be read -> z (B, C, z_dim)."""
-        c, real = self.config, rows[:, None, :, None]
+        c = self.config
+        real = rows[:, None, :, None]
         shown = o * real
         if c.rows == "random":
             at = self.positions
             at = torch.cat([at.new_zeros(1), at + 1]) if c.fusion == "append" else at
             picked = _at_least(shown, c.seq_len + 1)[:, :, at]
         else:
-            picked = _at_least(shown, self.n_read)[:, :, : self.n_read]
-        parts = [picked.flatten(2)]
-        if c.pool:
-            top = o.masked_fill(~real, torch.finfo(o.dtype).min).amax(dim=2)
-            top = torch.where(rows.any(-1)[:, None, None], top, 0.0)
-            parts.insert(0 if c.code_layout else 1, self.out_linear(top) if c.code_layout else top)
-        return torch.cat(parts, dim=-1)
+            picked = _at_least(shown, self.config.n_read)[:, :, : self.config.n_read]
+        newest = picked.flatten(2)
+        if not c.pool:
+            return newest
+        top = o.masked_fill(~real, torch.finfo(o.dtype).min).amax(dim=2)
+        top = torch.where(rows.any(-1)[:, None, None], top, 0.0)
+        if c.code_layout:
+            return torch.cat([self.out_linear(top), newest], dim=-1)
+        return torch.cat([newest, top], dim=-1)
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""
-        c, items = self.config, self.items
+        c = self.config
+        items = self.items
         s = c.seq_len if c.mask == "leaky" else min(length, c.seq_len)
         n = n_requests * n_candidates
         total = 0
         if c.item == "learned":
             total += items.flops(n_requests * s) + items.flops(n)
         if c.fusion == "concat":
-            total += self.encoder.flops(n_requests, n_candidates, s, self.n_computed, self.d_u)
+            total += self.encoder.flops(
+                n_requests, n_candidates, s, self.config.n_computed, self.d_u
+            )
+            encoded = n
+        elif c.fusion == "append":
+            total += self.encoder.flops(n, 1, s + 1, self.config.n_computed, None)
             encoded = n
         else:
-            encoded, s = (n, s + 1) if c.fusion == "append" else (n_requests, s)
-            total += self.encoder.flops(encoded, 1, s, self.n_computed, None)
+            total += self.encoder.flops(n_requests, 1, s, self.config.n_computed, None)
+            encoded = n_requests
         if c.code_layout and c.pool:
             total += 2 * encoded * self.dim**2
         if c.out_dim is not None:
@@ -339,6 +355,26 @@ def tie(encoder: Encoder, d_action: int, d_item: int, scale: float) -> None:
         k.zero_()[:, d_action : d_action + d_item] = eye
 
 
+def hidden_by_window(age: Tensor, longest: float, is_strict: bool) -> Tensor:
+    """True where the random window hides the action.
+
+    In training one T ~ U(0, longest) per forward hides every action younger than T; in evaluation
+    only actions of the future are hidden.
+
+    Args:
+        age: (B, L) seconds.
+        longest: hours; 0 draws nothing and takes T = 0.
+        is_strict: hide an age of exactly T as well, so that "now" is hidden in evaluation.
+
+    Returns:
+        (B, L) bool.
+    """
+    limit = torch.zeros((), device=age.device, dtype=age.dtype)
+    if longest:
+        limit = torch.rand((), device=age.device, dtype=age.dtype) * longest * HOUR
+    return age <= limit if is_strict else age < limit
+
+
 def _at_least(o: Tensor, n: int) -> Tensor:
     """Zeros appended to (B, C, R, d) until R ≥ n."""
     return F.pad(o, (0, 0, 0, max(n - o.shape[2], 0)))
@@ -350,145 +386,51 @@ def sinusoids(length: int, dim: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
 
 
-class OfficialTransAct(nn.Module):
-    """The authors' public module, tensor for tensor: its state dict loads here as it is.
-
-    Its ways are kept, each a trap (tests/test_transact.py shows them): the smallest id of the
-    vocabulary shares row 0 with padding; position 0 is attended whatever it is; hidden actions are
-    hidden as keys only and still reach the output; the window T is drawn from Python's ``random``,
-    once per forward for the whole batch, and drawn in evaluation too.
-
-    Args:
-        as in the authors' configuration; the paper used ``nhead=1, time_window_ms=86_400_000``.
-        dropout: theirs is fixed to 0.1.
-    """
-
-    action_type_lookup: Tensor
-
-    def __init__(
-        self,
-        seq_len: int = 100,
-        time_window_ms: int = 3_600_000,
-        latest_n_emb: int = 10,
-        concat_candidate_emb: bool = True,
-        concat_max_pool: bool = True,
-        action_vocab: Iterable[int] = range(20),
-        action_emb_dim: int = 32,
-        item_emb_dim: int = 32,
-        num_layer: int = 2,
-        nhead: int = 2,
-        dim_feedforward: int = 32,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        vocabulary = sorted(action_vocab)
-        if not vocabulary or vocabulary[0] < -1 or vocabulary[-1] > 98:
-            raise ValueError("action_vocab must hold ids from -1 to 98: the look-up has 100 slots")
-        self.seq_len, self.time_window_ms = seq_len, time_window_ms
-        self.latest_n_emb, self.pool = latest_n_emb, concat_max_pool
-        self.early = concat_candidate_emb
-        dim = action_emb_dim + item_emb_dim * (2 if concat_candidate_emb else 1)
-        lookup = torch.zeros(100, dtype=torch.long)
-        lookup[torch.tensor(vocabulary) + 1] = torch.arange(len(vocabulary))
-        self.register_buffer("action_type_lookup", lookup)
-        self.action_emb_module = nn.Embedding(len(vocabulary), action_emb_dim, padding_idx=0)
-        self.transformer_encoder = Encoder(dim, nhead, dim_feedforward, dropout, num_layer)
-        if concat_max_pool:
-            self.out_linear = nn.Linear(dim, dim)
-
-    def forward(
-        self, action: Tensor, item: Tensor, time: Tensor, request_time: Tensor, candidate: Tensor
-    ) -> Tensor:
-        """The authors' output, pooled vector first.
-
-        Args:
-            action: (B, ≥S) int64. item: (B, ≥S, D). time: (B, ≥S) int64 ms, newest first.
-            request_time: (B,) int64 ms. candidate: (B, D).
-
-        Returns:
-            (B, d + K·d); (B, K·d) without the pool; K = 0 reads all S rows.
-        """
-        s = self.seq_len
-        if action.shape[1] < s:
-            raise ValueError(f"{action.shape[1]} actions; pad to seq_len = {s} with id -1")
-        row = self.action_type_lookup[action[:, :s] + 1]
-        u = torch.cat([self.action_emb_module(row), item[:, :s]], dim=-1)
-        window = random.randint(0, self.time_window_ms)
-        age = request_time[:, None] - time[:, :s]
-        keys = (row > 0) & ~(age < (window if self.training else 0))
-        keys[:, 0] = True
-        o = self.transformer_encoder(u, candidate[:, None] if self.early else None, keys)
-        parts = [self.out_linear(o.amax(dim=1))] if self.pool else []
-        newest = o[:, : self.latest_n_emb] if self.latest_n_emb else o
-        return torch.cat([*parts, newest.flatten(1)], dim=1)
-
-
-_CARD = dict(
-    token="action set ⊕ item ⊕ candidate, concatenated; no time, no position",
-    length="the newest 100",
-    attention="self-attention over tokens that contain the candidate (early fusion)",
-    reduction="L rows to the newest 10 and one maximum, then a linear layer",
-    computed="online, once per candidate; the first layer's logits once per request",
-    chapter="03",
-)
 _OURS = "learned item vectors for PinSage; LayerNorm and a linear layer after z"
+_LEAKY = "hidden actions are hidden as keys only: a future event moves the score"
+_ONLINE = "online, once per candidate; the first layer's logits once per request"
 register(
     ModelCard(
         name="transact",
         title="TransAct",
         source="arXiv:2306.00248, Section 3.3",
+        token="action set ⊕ item ⊕ candidate, concatenated; no time, no position",
+        length="the newest 100",
+        attention="self-attention over tokens that contain the candidate (early fusion)",
+        reduction="L rows to the newest 10 and one maximum, then a linear layer",
+        computed=_ONLINE,
+        trained=WITH_THE_RANKER,
+        chapter="03",
         departures=(_OURS, "strict masks: hidden and padded actions reach nothing"),
-        **_CARD,
     ),
     TransActConfig,
     transact,
 )
-register(
-    ModelCard(
-        name="transact_paper",
-        title="TransAct, paper's masks",
-        source="arXiv:2306.00248, Section 3.3",
-        departures=(
-            _OURS,
-            "hidden actions are hidden as keys only: a future event moves the score",
-        ),
-        **_CARD,
-    ),
-    TransActConfig,
-    transact,
+variant(
+    "transact",
+    "transact_paper",
+    "TransAct, paper's masks",
+    card={"departures": (_OURS, _LEAKY)},
     mask="leaky",
 )
-register(
-    ModelCard(
-        name="transact_code",
-        title="TransAct, authors' code",
-        source="transformer_user_action, the authors' repository",
-        departures=(
-            _OURS,
-            "hidden actions are hidden as keys only: a future event moves the score",
-        ),
-        **_CARD,
-    ),
-    TransActConfig,
-    transact,
-    mask="leaky",
+variant(
+    "transact_paper",
+    "transact_code",
+    "TransAct, authors' code",
+    card={"source": "transformer_user_action, the authors' repository"},
     n_heads=2,
     window=1.0,
     code_layout=True,
 )
-register(
-    ModelCard(
-        name="transact_hybrid",
-        title="TransAct with a daily user embedding",
-        source="arXiv:2306.00248, Section 3.4",
-        departures=(_OURS, "a topic histogram, projected, in PinnerFormer's role"),
-        **{
-            **_CARD,
-            "length": "the newest 100, and all of the life before the last midnight",
-            "computed": _CARD["computed"] + "; the user embedding once a day",
-        },
-    ),
-    TransActConfig,
-    transact,
+variant(
+    "transact",
+    "transact_hybrid",
+    "TransAct, hybrid",
+    card={
+        "source": "arXiv:2306.00248, Section 3.4",
+        "length": "the newest 100, and all of the life before the last midnight",
+        "computed": f"{_ONLINE}; the user embedding once a day",
+        "departures": (_OURS, "a topic histogram, projected, in PinnerFormer's role"),
+    },
     daily=64,
 )

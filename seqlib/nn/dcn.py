@@ -11,7 +11,9 @@ class CrossNetwork(nn.Module):
     With ``rank`` r, ``W_l = U_l V_lᵀ`` with U, V of size d × r (Eq. 2), which pays when r < d / 2.
 
     Args:
-        dim: d. n_layers: number of crosses. rank: None for a full matrix.
+        dim: d.
+        n_layers: number of crosses.
+        rank: None for a full matrix.
 
     Raises:
         ValueError: ``rank`` outside 1…d.
@@ -21,7 +23,8 @@ class CrossNetwork(nn.Module):
         super().__init__()
         if rank is not None and not 1 <= rank <= dim:
             raise ValueError(f"rank is {rank}; it must lie in 1…{dim} or be None for full rank")
-        self.dim, self.rank = dim, rank
+        self.dim = dim
+        self.rank = rank
 
         def weight() -> nn.Module:
             if rank is None:

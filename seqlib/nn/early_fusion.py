@@ -21,14 +21,16 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with the parameter names of ``nn.MultiheadAttention``.
 
     Args:
-        dim: d. n_heads: H, a divisor of d.
+        dim: d.
+        n_heads: H, a divisor of d.
     """
 
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
         if dim % n_heads:
             raise ValueError(f"n_heads is {n_heads}; it must divide the token width {dim}")
-        self.dim, self.n_heads = dim, n_heads
+        self.dim = dim
+        self.n_heads = n_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -75,11 +77,13 @@ class SelfAttention(nn.Module):
 
         u (B, L, d_u), c (B, C, d − d_u), keys (B, L) -> (B, C, rows, d).
         """
-        (b, _, d_u), n = u.shape, c.shape[1]
+        b, _, d_u = u.shape
+        n = c.shape[1]
         scale = math.sqrt(self.dim // self.n_heads)
         w_u, w_c = self.in_proj_weight.split([d_u, self.dim - d_u], dim=1)
         q, k, v = (self._heads(t) for t in F.linear(u, w_u, self.in_proj_bias).chunk(3, dim=-1))
-        q_c, v_c = F.linear(c, w_c[: self.dim]), F.linear(c, w_c[2 * self.dim :])
+        q_c = F.linear(c, w_c[: self.dim])
+        v_c = F.linear(c, w_c[2 * self.dim :])
         off = q.new_zeros(keys.shape).masked_fill_(~keys, -torch.inf)
         off = off[:, None].expand(-1, self.n_heads, -1).flatten(0, 1)
         s = torch.baddbmm(off[:, None], q[:, :, :rows].flatten(0, 1), k.flatten(0, 1).mT / scale)
@@ -122,7 +126,8 @@ class SelfAttention(nn.Module):
 
     def first_flops(self, b: int, n: int, length: int, rows: int, d_u: int) -> int:
         """Matrix-multiply FLOPs of ``first``: b requests with n candidates each."""
-        d, h = self.dim, self.n_heads
+        d = self.dim
+        h = self.n_heads
         shared = 3 * length * d_u * d + rows * length * d + length * d * d
         each = 2 * (d - d_u) * d + length * d + h * rows * length * (d + 1) + d * d
         return 2 * b * (shared + n * each)
@@ -148,15 +153,19 @@ class EncoderLayer(nn.Module):
         X ← LN(X + Dropout(Attention(X)));   X ← LN(X + Dropout(W_2 Dropout(ReLU(W_1 X))))
 
     Args:
-        dim: d. n_heads: H. hidden: width of the feed-forward net. dropout: everywhere above, and
-            on the attention weights.
+        dim: d.
+        n_heads: H.
+        hidden: width of the feed-forward net.
+        dropout: everywhere above, and on the attention weights.
     """
 
     def __init__(self, dim: int, n_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.self_attn = SelfAttention(dim, n_heads)
-        self.linear1, self.linear2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
         self.dropout = dropout
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -194,7 +203,11 @@ class Encoder(nn.Module):
     """A stack of layers; the last one computes only the rows that are read.
 
     Args:
-        dim, n_heads, hidden, dropout: of every layer. n_layers: at least 1.
+        dim: d, of every layer.
+        n_heads: H, of every layer.
+        hidden: of every layer, width of its feed-forward net.
+        dropout: of every layer.
+        n_layers: at least 1.
     """
 
     def __init__(self, dim: int, n_heads: int, hidden: int, dropout: float, n_layers: int) -> None:
@@ -230,7 +243,8 @@ class Encoder(nn.Module):
 
     def flops(self, b: int, n: int, length: int, rows: int | None, d_u: int | None) -> int:
         """Matrix-multiply FLOPs: b requests, n candidates; ``d_u=None`` is without early fusion."""
-        total, last = 0, len(self.layers) - 1
+        total = 0
+        last = len(self.layers) - 1
         for depth, layer in enumerate(self.stack):
             r = min(rows or length, length) if depth == last else length
             if depth == 0 and d_u is not None and n > 1:

@@ -28,8 +28,11 @@ class EmbeddingConfig:
         field_dim: width of other fields; those with over 1,000 values get half of it.
         id_dim: width of a per-item id embedding; 0 leaves it out (the worlds need none).
         content_scale: factor on the frozen content vectors before the projection.
-        use_action, use_time, use_rank: what an event token holds besides its item.
-        time_buckets: log buckets of age in minutes. rank_buckets: log buckets of recency rank.
+        use_action: an event token holds what was done.
+        use_time: an event token holds its age.
+        use_rank: an event token holds its recency rank.
+        time_buckets: log buckets of age in minutes.
+        rank_buckets: log buckets of recency rank.
     """
 
     dim: int = 32
@@ -55,7 +58,8 @@ class ItemEmbedding(nn.Module):
     20,000 projections in place of 320,000. The result is the same.
 
     Args:
-        spec: the data set, for its item table. config: widths.
+        spec: the data set, for its item table.
+        config: widths.
     """
 
     content: Tensor
@@ -64,7 +68,9 @@ class ItemEmbedding(nn.Module):
     def __init__(self, spec: DataSpec, config: EmbeddingConfig) -> None:
         super().__init__()
         table = spec.items
-        self.dim, self.n_rows, self.content_scale = config.dim, len(table), config.content_scale
+        self.dim = config.dim
+        self.n_rows = len(table)
+        self.content_scale = config.content_scale
         self.tables = nn.ModuleDict()  # keys "of_…": a field may be called like a method ("type")
         for name, size in table.sizes.items():
             width = config.key_dim if name == spec.key_field else config.field_dim
@@ -124,7 +130,9 @@ class ActionIds(nn.Module):
         spec: the data set, for its actions and whether watching means something.
 
     Attributes:
-        n_actions: A. n_sets: number of bit sets, 2^A. n_buckets: of watching, 1 without it.
+        n_actions: A.
+        n_sets: number of bit sets, 2^A.
+        n_buckets: of watching, 1 without it.
         size: number of ids.
         positive_bits: bits of all actions but ``NEGATIVE_ACTIONS``.
     """
@@ -160,7 +168,8 @@ class ActionSets(nn.Module):
     """Action ids -> vectors where a table of all sets would be too large: a row per action, summed.
 
     Args:
-        ids: what the ids mean. dim: D.
+        ids: what the ids mean.
+        dim: D.
         first: the smallest id; below it is padding, the zero vector.
     """
 
@@ -186,7 +195,8 @@ def action_table(ids: ActionIds, dim: int, padding: bool = False) -> nn.Module:
     With its own row, a like together with a share may mean something else than both in turn.
 
     Args:
-        ids: what the ids mean. dim: D.
+        ids: what the ids mean.
+        dim: D.
         padding: ids are one higher, and 0 is padding with the zero vector.
     """
     if ids.n_actions > MOST_IN_A_TABLE:
@@ -204,12 +214,16 @@ class EventEmbedding(nn.Module):
     rank (0 is the newest). An item id says *what*, the other three say *how* and *when*.
 
     Args:
-        items: the shared item embedding. spec: the data set. config: widths and switches.
+        items: the shared item embedding.
+        spec: the data set.
+        config: widths and switches.
     """
 
     def __init__(self, items: ItemEmbedding, spec: DataSpec, config: EmbeddingConfig) -> None:
         super().__init__()
-        self.items, self.config, self.ids = items, config, ActionIds(spec)
+        self.items = items
+        self.config = config
+        self.ids = ActionIds(spec)
         if config.use_action:
             self.action = action_table(self.ids, config.dim)
         if config.use_time:
@@ -259,7 +273,10 @@ class MiniBatchAwareL2:
     """
 
     def __init__(
-        self, items: ItemEmbedding, counts: Mapping[str, Tensor], strength: float = 0.01
+        self,
+        items: ItemEmbedding,
+        counts: Mapping[str, Tensor],
+        strength: float = 0.01,
     ) -> None:
         if strength < 0:
             raise ValueError(f"strength is {strength}; λ must not be negative")
@@ -269,7 +286,9 @@ class MiniBatchAwareL2:
             size = items.embeddings[name].num_embeddings
             if n.shape != (size,):
                 raise ValueError(f"counts[{name!r}] has shape {tuple(n.shape)}, not ({size},)")
-        self.items, self.counts, self.strength = items, dict(counts), strength
+        self.items = items
+        self.counts = dict(counts)
+        self.strength = strength
 
     @torch.no_grad()
     def step(self, item_ids: Iterable[Tensor], lr: float) -> None:

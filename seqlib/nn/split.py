@@ -43,7 +43,8 @@ def tied_start(weight: Tensor, items: ItemEmbedding, key_field: str, gain: float
     of .6 within a topic, equal topics score several units above others from the first step on;
     from a random start a search has to find first what it is trained on.
     """
-    at, fields = 0, []  # type: ignore[var-annotated]
+    at = 0
+    fields: list[int] = []
     for name, table in items.embeddings.items():
         block = list(range(at, at + table.embedding_dim))
         fields = block + fields if name == key_field else fields + block
@@ -69,10 +70,12 @@ class CrossFeatures(nn.Module):
     them would be too many.
 
     Args:
-        spec: the data set. dim: width of every feature (8 in TWIN).
+        spec: the data set.
+        dim: width of every feature (8 in TWIN).
 
     Attributes:
-        names: of the J features. sizes: values of each.
+        names: of the J features.
+        sizes: values of each.
     """
 
     def __init__(self, spec: DataSpec, dim: int = 8) -> None:
@@ -99,7 +102,8 @@ class CrossFeatures(nn.Module):
         return torch.stack([age, rank, *self._done(events), surface]) + first[:, None, None]
 
     def _done(self, events: Events) -> list[Tensor]:
-        code, n = self.action(events), self.action.n_actions
+        code = self.action(events)
+        n = self.action.n_actions
         if n <= MOST_IN_A_TABLE:
             return [code]
         return [*(code >> bit & 1 for bit in range(n)), code >> n]

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-HOUR, DAY, WEEK = 3_600.0, 86_400.0, 604_800.0
+HOUR = 3_600.0
+DAY = 86_400.0
+WEEK = 604_800.0
 
 
 def log_bucket(x: Tensor, n_buckets: int, per_doubling: float = 2.0) -> Tensor:
@@ -35,13 +37,15 @@ class LogBucketEncoding(nn.Module):
     """A learned vector per log bucket of an age or a rank.
 
     Args:
-        n_buckets: number of buckets. dim: width of the vectors.
+        n_buckets: number of buckets.
+        dim: width of the vectors.
         unit: what one step of ``x`` is divided by, e.g. 60 for seconds read as minutes.
     """
 
     def __init__(self, n_buckets: int, dim: int, unit: float = 1.0, std: float = 0.1) -> None:
         super().__init__()
-        self.n_buckets, self.unit = n_buckets, unit
+        self.n_buckets = n_buckets
+        self.unit = unit
         self.table = nn.Embedding(n_buckets, dim)
         nn.init.normal_(self.table.weight, std=std)
 
@@ -62,10 +66,14 @@ class PeriodicEncoding(nn.Module):
     """
 
     def __init__(
-        self, dim: int, periods: tuple[float, ...] = (DAY, WEEK), harmonics: int = 3
+        self,
+        dim: int,
+        periods: tuple[float, ...] = (DAY, WEEK),
+        harmonics: int = 3,
     ) -> None:
         super().__init__()
-        self.periods, self.harmonics = periods, harmonics
+        self.periods = periods
+        self.harmonics = harmonics
         self.n_waves = 2 * harmonics * len(periods)
         self.proj = nn.Linear(self.n_waves, dim)
 

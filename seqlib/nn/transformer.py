@@ -42,7 +42,8 @@ class Attention(nn.Module):
         super().__init__()
         if dim % n_heads:
             raise ValueError(f"dim is {dim}; it must be a multiple of n_heads, {n_heads}")
-        self.dim, self.n_heads = dim, n_heads
+        self.dim = dim
+        self.n_heads = n_heads
         self.w_q = nn.Linear(dim, dim, bias=bias)
         self.w_k = nn.Linear(dim, dim, bias=bias)
         self.w_v = nn.Linear(dim, dim, bias=bias)
@@ -67,7 +68,8 @@ class Attention(nn.Module):
 
         Args:
             x: already normalised.
-            k, v: from ``keys``.
+            k: (B, H, L, d_h), from ``keys``.
+            v: (B, H, L, d_h), from ``keys``.
             visible: (B, L) bool, True = may be attended; a row without any attends to nothing and
                 gets the zero vector before W_o. None is all.
             causal: the last of n queries stands at the last of L positions and sees all of them,
@@ -75,7 +77,8 @@ class Attention(nn.Module):
         """
         q = self._split(self.w_q(x))
         mask = None if visible is None else visible[:, None, None]
-        n, length = q.shape[2], k.shape[2]
+        n = q.shape[2]
+        length = k.shape[2]
         square = causal and n == length and visible is None
         if causal and not square:
             ahead = torch.ones(n, length, dtype=torch.bool, device=x.device).tril(length - n)
@@ -91,7 +94,10 @@ class Attention(nn.Module):
         The logits of the cache are one product for all of them; each one's own key is a column more.
 
         Args:
-            x: already normalised. k, v: (B, H, L, d_h). visible: (B, L), None is all.
+            x: already normalised.
+            k: (B, H, L, d_h).
+            v: (B, H, L, d_h).
+            visible: (B, L), None is all.
         """
         q = self._split(self.w_q(x))
         own_k, own_v = self.keys(x)
@@ -119,7 +125,9 @@ class Cache(Tensors):
     """Keys and values of a history in every layer.
 
     Attributes:
-        k, v: (B, N, H, L, d_h), N layers. visible: (B, L), which positions are events.
+        k: (B, N, H, L, d_h), keys of N layers.
+        v: (B, N, H, L, d_h), their values.
+        visible: (B, L), which positions are events.
     """
 
     k: Tensor
@@ -131,8 +139,11 @@ class Block(nn.Module):
     """One pre-LN layer: attention and feed-forward net, each behind a LayerNorm, each added.
 
     Args:
-        dim: d. n_heads: H. hidden: width of the feed-forward net.
-        dropout: on both branches. activation: of the feed-forward net.
+        dim: d.
+        n_heads: H.
+        hidden: width of the feed-forward net.
+        dropout: on both branches.
+        activation: of the feed-forward net.
     """
 
     def __init__(
@@ -168,14 +179,19 @@ class Block(nn.Module):
         """x (B, n, d) reads itself, or keys and values of another sequence: (B, n, d).
 
         Args:
-            x: the residual stream. memory: from ``keys``; None is self-attention.
-            visible: (B, L) of what is read. causal: see ``Attention``.
+            x: the residual stream.
+            memory: from ``keys``; None is self-attention.
+            visible: (B, L) of what is read.
+            causal: see ``Attention``.
         """
         k, v = self.keys(x) if memory is None else memory
         return self._rest(x, self.attention(self.norm1(x), k, v, visible, causal))
 
     def one_by_one(
-        self, x: Tensor, memory: tuple[Tensor, Tensor], visible: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: tuple[Tensor, Tensor],
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Each of x (B, C, d) reads the memory and itself: (B, C, d)."""
         return self._rest(x, self.attention.one_by_one(self.norm1(x), *memory, visible))
@@ -190,7 +206,11 @@ class Transformer(nn.Module):
     """N blocks and a last LayerNorm, over whole sequences or with a cache.
 
     Args:
-        dim, n_heads, hidden, dropout: of every block. n_layers: N, at least 1.
+        dim: d, of every block.
+        n_heads: H, of every block.
+        hidden: of every block, width of its feed-forward net.
+        n_layers: N, at least 1.
+        dropout: of every block.
         causal: positions see those before them and themselves.
         checkpointed: in training keep only each block's input and compute the rest again, for
             histories whose activations don't fit.
@@ -214,7 +234,8 @@ class Transformer(nn.Module):
         super().__init__()
         if n_layers < 1:
             raise ValueError(f"n_layers is {n_layers}; at least 1 is needed")
-        self.causal, self.checkpointed = causal, checkpointed
+        self.causal = causal
+        self.checkpointed = checkpointed
         self.blocks = nn.ModuleList(Block(dim, n_heads, hidden, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
 
@@ -239,10 +260,12 @@ class Transformer(nn.Module):
         """As ``forward``, and the cache that ``score`` and ``extend`` go on from.
 
         Args:
-            x: (B, L, d). visible: (B, L) bool, padding last.
+            x: (B, L, d).
+            visible: (B, L) bool, padding last.
         """
         seen = None if self.causal else visible
-        k, v = [], []
+        k = []
+        v = []
         for block in self.stack:
             memory = block.keys(x)
             k.append(memory[0])
@@ -269,7 +292,8 @@ class Transformer(nn.Module):
             raise ValueError(
                 "a row of the cache has padding; extend rows of one length by themselves"
             )
-        k, v = [], []
+        k = []
+        v = []
         for n, block in enumerate(self.stack):
             new = block.keys(x)
             k.append(torch.cat([cache.k[:, n], new[0]], dim=2))

@@ -18,6 +18,7 @@ from .topk import (
     hits_at_k,
     inner_product_topk,
     round_robin_topk,
+    same_field_topk,
     topk,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "pack",
     "popcount",
     "round_robin_topk",
+    "same_field_topk",
     "topk",
 ]

@@ -52,8 +52,10 @@ class SimHash(nn.Module):
     """m random hyperplanes through the origin.
 
     Args:
-        dim: width of the vectors. n_bits: m. seed: of the hyperplanes, apart from torch's own
-            generator, so that they don't depend on what was built before.
+        dim: width of the vectors.
+        n_bits: m.
+        seed: of the hyperplanes, apart from torch's own generator, so that they don't depend on
+            what was built before.
 
     Raises:
         ValueError: ``dim`` or ``n_bits`` below 1.
@@ -92,7 +94,10 @@ def hamming_topk(queries: Tensor, keys: Tensor, k: int, mask: Tensor, budget: in
     Distance and index make one integer, ``distance·L + index``, so no two are equal.
 
     Args:
-        queries: (B, C, W) int32. keys: (B, L, W) int32. k: at least 1. mask: (B, L) bool.
+        queries: (B, C, W) int32.
+        keys: (B, L, W) int32.
+        k: at least 1.
+        mask: (B, L) bool.
         budget: see ``by_candidates``.
 
     Returns:
@@ -134,13 +139,16 @@ def bucket_tables(ids: Tensor, x: Tensor, n_buckets: int, budget: int = BUDGET) 
     """Sum of the vectors in each bucket of each table, once per request: SDIM's stored state.
 
     Args:
-        ids: (B, L, G) int64. x: (B, L, D); zero rows (padding) add nothing.
-        n_buckets: 2^width. budget: largest number of indicators held at a time.
+        ids: (B, L, G) int64.
+        x: (B, L, D); zero rows (padding) add nothing.
+        n_buckets: 2^width.
+        budget: largest number of indicators held at a time.
 
     Returns:
         (B, G, n_buckets, D). Cost O(L·G·n_buckets·D) as a product with the indicators.
     """
-    (b, length, g), d = ids.shape, x.shape[-1]
+    b, length, g = ids.shape
+    d = x.shape[-1]
     step = max(1, budget // (b * g * n_buckets))
     total = x.new_zeros(b, g * n_buckets, d)
     buckets = torch.arange(n_buckets, device=ids.device)
@@ -157,7 +165,8 @@ def bucket_attention(tables: Tensor, ids: Tensor) -> Tensor:
     gives zeros. The expected collision ``(1 − θ/π)^width`` stands in for exp(q·s).
 
     Args:
-        tables: (B, G, n_buckets, D). ids: (B, C, G) of the candidates.
+        tables: (B, G, n_buckets, D).
+        ids: (B, C, G) of the candidates.
 
     Returns:
         (B, C, D). Cost O(C·G·D), independent of L.

@@ -19,7 +19,8 @@ class Clusters:
     """What ``kmeans`` found.
 
     Attributes:
-        centre: (k, D). label: (N,) int64, the nearest centre of every point.
+        centre: (k, D).
+        label: (N,) int64, the nearest centre of every point.
         inertia: mean squared distance of a point to its centre.
     """
 
@@ -30,7 +31,12 @@ class Clusters:
 
 @torch.no_grad()
 def kmeans(
-    x: Tensor, k: int, *, iterations: int = 10, seed: int = 0, budget: int = BUDGET
+    x: Tensor,
+    k: int,
+    *,
+    iterations: int = 10,
+    seed: int = 0,
+    budget: int = BUDGET,
 ) -> Clusters:
     """k clusters of N points by Lloyd's algorithm from a k-means++ start.
 
@@ -38,8 +44,11 @@ def kmeans(
     cluster is empty while there are k different points.
 
     Args:
-        x: (N, D) floats. k: 1 … N. iterations: at most so many; fewer if no label changes.
-        seed: of the start. budget: numbers held at a time.
+        x: (N, D) floats.
+        k: 1 … N.
+        iterations: at most so many; fewer if no label changes.
+        seed: of the start.
+        budget: numbers held at a time.
 
     Raises:
         ValueError: ``k`` outside 1 … N, or a number in ``x`` that is not finite.
@@ -75,7 +84,8 @@ def kmeans(
 def _spread(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k-means++ (Arthur and Vassilvitskii, 2007): (k, D) points of x, far from each other."""
     first = torch.randint(len(x), (1,), generator=generator, device=x.device)
-    chosen, distance = [first], torch.full_like(x[:, 0], torch.inf)
+    chosen = [first]
+    distance = torch.full_like(x[:, 0], torch.inf)
     for _ in range(k - 1):
         distance = torch.minimum(distance, (x - x[chosen[-1]]).square().sum(-1))
         # All points stand on a centre: any will do.
@@ -88,6 +98,7 @@ def _spread(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 def _nearest(x: Tensor, centre: Tensor, budget: int) -> tuple[Tensor, Tensor]:
     """Label (N,) and squared distance (N,) of the nearest centre; the lower one of equals."""
-    step, norm = max(1, budget // len(centre)), centre.square().sum(-1)
+    step = max(1, budget // len(centre))
+    norm = centre.square().sum(-1)
     label = torch.cat([(norm - 2 * part @ centre.T).argmin(-1) for part in x.split(step)])
     return label, (x - centre[label]).square().sum(-1)

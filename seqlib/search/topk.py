@@ -45,7 +45,8 @@ def topk(scores: Tensor, k: int, mask: Tensor | None = None) -> Hits:
 
     Args:
         scores: (…, L) floats, −inf where nothing may be found.
-        k: at least 1. mask: (…, L) bool, True = real, broadcast against scores.
+        k: at least 1.
+        mask: (…, L) bool, True = real, broadcast against scores.
 
     Returns:
         Hits of width min(k, L).
@@ -66,7 +67,8 @@ def topk(scores: Tensor, k: int, mask: Tensor | None = None) -> Hits:
     value, index = scores.topk(min(k + 1, length), dim=-1)
     same = (value[..., 1:] == value[..., :-1]) & (value[..., 1:] > -torch.inf)
     edge = same[..., k - 1] if length > k else torch.zeros_like(value[..., 0], dtype=torch.bool)
-    value, index = value[..., :k], index[..., :k]
+    value = value[..., :k]
+    index = index[..., :k]
     if edge.any():
         index = index.clone()
         index[edge] = _first_at_the_edge(scores[edge], value[edge], index[edge])
@@ -87,7 +89,9 @@ def _first_at_the_edge(scores: Tensor, value: Tensor, index: Tensor) -> Tensor:
     """Rows (r, L) where the k-th score is shared with events left out: the newest of these come in.
 
     Args:
-        scores: (r, L). value, index: (r, k), any k best.
+        scores: (r, L).
+        value: (r, k), any k best.
+        index: (r, k), where they stand.
 
     Returns:
         (r, k) indices; those above the k-th score stay.
@@ -111,7 +115,9 @@ def round_robin_topk(scores: Tensor, k: int, mask: Tensor | None = None) -> Hits
     walk down the A rankings in turn, without the walk (TWIN, arXiv:2302.02352, section 3.3).
 
     Args:
-        scores: (…, A, L). k: at least 1. mask: (…, L) bool.
+        scores: (…, A, L).
+        k: at least 1.
+        mask: (…, L) bool.
 
     Returns:
         Hits of width min(k, L).
@@ -138,13 +144,17 @@ def round_robin_topk(scores: Tensor, k: int, mask: Tensor | None = None) -> Hits
 
 
 def by_candidates(
-    select: Callable[[slice], Hits], n_candidates: int, per_candidate: int, budget: int = BUDGET
+    select: Callable[[slice], Hits],
+    n_candidates: int,
+    per_candidate: int,
+    budget: int = BUDGET,
 ) -> Hits:
     """Search for a few candidates at a time, so that scores of all never exist together.
 
     Args:
         select: candidates of a slice -> Hits (B, c, K).
-        n_candidates: C. per_candidate: numbers that ``select`` holds for one candidate.
+        n_candidates: C.
+        per_candidate: numbers that ``select`` holds for one candidate.
         budget: largest number of them at a time; one candidate is always allowed.
 
     Returns:
@@ -157,23 +167,64 @@ def by_candidates(
 
 @torch.no_grad()
 def inner_product_topk(
-    queries: Tensor, keys: Tensor, k: int, mask: Tensor, budget: int = BUDGET
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    mask: Tensor,
+    budget: int = BUDGET,
 ) -> Hits:
     """Exact maximum inner product search in each request's own history.
 
     Args:
-        queries: (B, C, D). keys: (B, L, D). k: at least 1. mask: (B, L) bool.
+        queries: (B, C, D).
+        keys: (B, L, D).
+        k: at least 1.
+        mask: (B, L) bool.
         budget: see ``by_candidates``.
 
     Returns:
         Hits (B, C, min(k, L)). Cost O(B·C·L·D), memory O(budget).
     """
-    (b, length), turned = mask.shape, keys.transpose(1, 2)
+    b, length = mask.shape
+    turned = keys.transpose(1, 2)
 
     def select(part: slice) -> Hits:
         return topk(queries[:, part] @ turned, k, mask[:, None])
 
     return by_candidates(select, queries.shape[1], b * length, budget)
+
+
+@torch.no_grad()
+def same_field_topk(
+    candidate: Tensor,
+    event: Tensor,
+    mask: Tensor,
+    k: int,
+    fill: bool = False,
+    budget: int = BUDGET,
+) -> Hits:
+    """Hard search: events whose field equals the candidate's, newest first.
+
+    Args:
+        candidate: (B, C) values of the field.
+        event: (B, L).
+        mask: (B, L) bool.
+        k: at least 1.
+        fill: put the newest other events behind the matches.
+
+    Returns:
+        Hits (B, C, min(k, L)). Cost O(B·C·L) comparisons; it depends on the value alone, so a
+        server stores one list per user and value.
+    """
+    b, length = event.shape
+    newest = -torch.arange(length, device=event.device, dtype=torch.float32)  # exact up to 2^24
+    others = newest - length if fill else torch.full_like(newest, -torch.inf)
+
+    def select(part: slice) -> Hits:
+        match = candidate[:, part, None] == event[:, None]
+        return topk(torch.where(match, newest, others), k, mask[:, None])
+
+    return by_candidates(select, candidate.shape[1], b * length, budget)
 
 
 def hits_at_k(found: Hits, oracle: Hits) -> Tensor:

@@ -26,6 +26,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ..models import available
+
 CARD, INK, SOFT, GRID = "#f8f8f5", "#20242a", "#5d646d", "#dcdcd6"
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#c07c00", "#00875f", "#d04f00"
 SKY, PURPLE, OLIVE, BROWN, GREY = "#2f93d0", "#9445dd", "#7d7a00", "#96633a", "#767b82"
@@ -50,44 +52,68 @@ class Look:
     dash: str = "-"
 
 
-# One entry per model of the course; the order is that of the chapters.
-LOOKS: Mapping[str, Look] = {
-    "none": Look("no history", GREY, "", ":"),
-    "ceiling": Look("ceiling", INK, "", "--"),
-    "filter": Look("filter on the last L", SOFT, "", "-."),
-    "item_only": Look("item only", GREY, "s"),
-    "sum_pooling": Look("sum pooling", SKY, "P"),
-    "mean_pooling": Look("mean pooling", BLUE, "o"),
-    "max_pooling": Look("max pooling", "#5a6fd0", "^"),
-    "recency_pooling": Look("recency pooling", "#1a8a98", "v"),
-    "topic_histogram": Look("topic histogram", GREEN, "D"),
-    "din": Look("DIN", VERMILION, "o"),
-    "din_code": Look("DIN, authors' code", "#b55a3c", "s"),
-    "din_similarity": Look("DIN with similarities", "#e0602f", "^"),
-    "daily": Look("daily user embedding", OLIVE, "o"),
-    "transact": Look("TransAct", PURPLE, ">"),
-    "transact_paper": Look("TransAct, paper's masks", "#8457b5", "s"),
-    "transact_code": Look("TransAct, authors' code", "#a07ad0", "o"),
-    "transact_hybrid": Look("TransAct, hybrid", "#9060c8", "P"),
-    "bst": Look("BST, all actions", "#b07c1a", "s"),
-    "bst_positive": Look("BST, positive actions", "#a8741c", "^"),
-    "cnn": Look("convolution", "#3f8fb5", "X"),
-    "rnn": Look("RNN", "#33878f", "P"),
-    "lstm": Look("LSTM", "#2f7f95", "D"),
-    "sim_hard": Look("SIM hard", BROWN, "<"),
-    "sim_cluster": Look("SIM cluster", BROWN, "^"),
-    "sim_soft_joint": Look("SIM soft, joint", BROWN, ">"),
-    "sim_soft_pretrained": Look("SIM soft, frozen", BROWN, "v"),
-    "eta": Look("ETA", "#7d6a2f", "D"),
-    "sdim": Look("SDIM", "#94803f", "p"),
-    "twin": Look("TWIN", "#d83fc4", "s"),
-    "twin_evidence": Look("TWIN, summed evidence", "#d83fc4", "o"),
-    "longer": Look("LONGER", OLIVE, "p"),
-    "transact_v2": Look("TransAct V2", "#ae63c4", "^"),
-    "twin_v2": Look("TWIN V2", "#b2559f", "^"),
-    "dv365": Look("DV365", "#4a8a3a", "X"),
-    "hstu": Look("HSTU", "#6a6fd8", "*"),
+# Lines that have no card: references, and systems whose chapters are still to come.
+_NO_CARD = {
+    "none": "no history",
+    "ceiling": "ceiling",
+    "filter": "filter on the last L",
+    "longer": "LONGER",
+    "transact_v2": "TransAct V2",
+    "twin_v2": "TWIN V2",
+    "dv365": "DV365",
+    "hstu": "HSTU",
 }
+
+# One colour, marker and dash per model of the course; the order is that of the chapters.
+_STYLES: Mapping[str, tuple[str, ...]] = {
+    "none": (GREY, "", ":"),
+    "ceiling": (INK, "", "--"),
+    "filter": (SOFT, "", "-."),
+    "item_only": (GREY, "s"),
+    "sum_pooling": (SKY, "P"),
+    "mean_pooling": (BLUE, "o"),
+    "max_pooling": ("#5a6fd0", "^"),
+    "recency_pooling": ("#1a8a98", "v"),
+    "topic_histogram": (GREEN, "D"),
+    "din": (VERMILION, "o"),
+    "din_code": ("#b55a3c", "s"),
+    "din_similarity": ("#e0602f", "^"),
+    "daily": (OLIVE, "o"),
+    "transact": (PURPLE, ">"),
+    "transact_paper": ("#8457b5", "s"),
+    "transact_code": ("#a07ad0", "o"),
+    "transact_hybrid": ("#9060c8", "P"),
+    "bst": ("#b07c1a", "s"),
+    "bst_positive": ("#a8741c", "^"),
+    "cnn": ("#3f8fb5", "X"),
+    "rnn": ("#33878f", "P"),
+    "lstm": ("#2f7f95", "D"),
+    "sim_hard": (BROWN, "<"),
+    "sim_cluster": (BROWN, "^"),
+    "sim_soft_joint": (BROWN, ">"),
+    "sim_soft_pretrained": (BROWN, "v"),
+    "eta": ("#7d6a2f", "D"),
+    "sdim": ("#94803f", "p"),
+    "twin": ("#d83fc4", "s"),
+    "twin_evidence": ("#d83fc4", "o"),
+    "longer": (OLIVE, "p"),
+    "transact_v2": ("#ae63c4", "^"),
+    "twin_v2": ("#b2559f", "^"),
+    "dv365": ("#4a8a3a", "X"),
+    "hstu": ("#6a6fd8", "*"),
+}
+
+
+def _looks() -> dict[str, Look]:
+    """A model is called what its card calls it; there is no second title."""
+    cards = available()
+    return {
+        name: Look(cards[name].title if name in cards else _NO_CARD[name], *style)
+        for name, style in _STYLES.items()
+    }
+
+
+LOOKS: Mapping[str, Look] = _looks()
 
 MARKERS: Mapping[str, str] = {name: entry.marker for name, entry in LOOKS.items() if entry.marker}
 

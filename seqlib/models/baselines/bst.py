@@ -11,33 +11,37 @@ Departures:
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..registry import ModelCard, register
+from ..registry import WITH_THE_RANKER, ModelCard, register, variant
 from ..transact import TransActConfig, transact
 
-_SETTINGS: dict[str, Any] = dict(
-    d_action=0, fusion="append", position="age", n_layers=1, rows="all", pool=False, window=0.0
+register(
+    ModelCard(
+        name="bst",
+        title="BST, all actions",
+        source="arXiv:1905.06874, as baseline of arXiv:2306.00248",
+        token="item ⊕ time difference; the candidate is one more token",
+        length="the newest 100",
+        attention="self-attention over history and candidate",
+        reduction="all L + 1 rows, flattened, through a linear layer",
+        computed="online, once per candidate",
+        trained=WITH_THE_RANKER,
+        chapter="03",
+        departures=("positions added, not concatenated", "ReLU, one head"),
+    ),
+    TransActConfig,
+    transact,
+    d_action=0,
+    fusion="append",
+    position="age",
+    n_layers=1,
+    rows="all",
+    pool=False,
+    window=0.0,
 )
-for _name, _title, _positive in (
-    ("bst", "BST, all actions", False),
-    ("bst_positive", "BST, positive actions only", True),
-):
-    register(
-        ModelCard(
-            name=_name,
-            title=_title,
-            source="arXiv:1905.06874, as baseline of arXiv:2306.00248",
-            token="item ⊕ time difference; the candidate is one more token",
-            length="the newest 100" + (" with a positive action" if _positive else ""),
-            attention="self-attention over history and candidate",
-            reduction="all L + 1 rows, flattened, through a linear layer",
-            computed="online, once per candidate",
-            chapter="03",
-            departures=("positions added, not concatenated", "ReLU, one head"),
-        ),
-        TransActConfig,
-        transact,
-        positive_only=_positive,
-        **_SETTINGS,
-    )
+variant(
+    "bst",
+    "bst_positive",
+    "BST, positive actions",
+    card={"length": "the newest 100 with a positive action"},
+    positive_only=True,
+)

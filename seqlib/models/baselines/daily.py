@@ -32,7 +32,9 @@ class DailyUserEmbedding(nn.Module):
     """``v = √D · unit(W log(1 + n))`` with n the counts per topic and action before midnight.
 
     Args:
-        embed: event embedding, for the item fields. spec: the data set. dim: D.
+        embed: event embedding, for the item fields.
+        spec: the data set.
+        dim: D.
 
     Cost: one pass over the history per user and day, nothing per request. Chapter 03.
     """
@@ -74,12 +76,15 @@ class Daily(nn.Module):
     Hands v and ``v ⊙ W q`` to the ranker, as the hybrid does.
 
     Args:
-        embed: event embedding. spec: the data set. config: width.
+        embed: event embedding.
+        spec: the data set.
+        config: width.
     """
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: DailyConfig) -> None:
         super().__init__()
-        self.items, self.out_dim = embed.items, 2 * config.dim
+        self.items = embed.items
+        self.out_dim = 2 * config.dim
         self.user = DailyUserEmbedding(embed, spec, config.dim)
         self.match = nn.Linear(embed.items.dim, config.dim, bias=False)
 
@@ -106,13 +111,14 @@ class Daily(nn.Module):
 register(
     ModelCard(
         name="daily",
-        title="Daily user embedding",
+        title="daily user embedding",
         source="PinnerFormer's role in arXiv:2306.00248",
         token="one-hot topic, times what was done",
         length="the whole life before the last midnight",
         attention="none",
         reduction="L events to K topics × (A + 1) counts, to one vector",
         computed="a batch job once a day; up to a day stale",
+        trained="here with the ranker; PinnerFormer is a model of its own that many rankers read",
         chapter="03",
         departures=(
             "a projected topic histogram for a causal transformer",

@@ -44,7 +44,9 @@ class Histogram(nn.Module):
     learned pool has to be read against.
 
     Args:
-        embed: event embedding (for the item fields). spec: the data set. config: which field.
+        embed: event embedding (for the item fields).
+        spec: the data set.
+        config: which field.
 
     Cost: O(L) once per request, O(1) per candidate, 4·K·(A + 1) bytes of state. Chapter 01.
     """
@@ -56,7 +58,8 @@ class Histogram(nn.Module):
         self.field = config.field or spec.key_field
         if self.field not in spec.items.fields:
             raise ValueError(f"no field {self.field!r}; there are {list(spec.items.fields)}")
-        self.items, self.n_keys = embed.items, spec.items.sizes[self.field]
+        self.items = embed.items
+        self.n_keys = spec.items.sizes[self.field]
         self.n_stats = len(spec.actions) + 1
         self.register_buffer("bits", 2 ** torch.arange(len(spec.actions)), persistent=False)
         self.out_dim = 3 * self.n_stats
@@ -95,13 +98,14 @@ class Histogram(nn.Module):
 register(
     ModelCard(
         name="topic_histogram",
-        title="Pooled topic histogram",
+        title="topic histogram",
         source="baseline of this course",
         token="one-hot topic, times what was done",
         length="any",
         attention="none learned; the candidate looks up its own topic's counts",
         reduction="L events to K topics × (A + 1) counts",
         computed="a counter per user and topic, exact after every event",
+        trained="by nobody's: it counts",
         chapter="01",
     ),
     HistogramConfig,

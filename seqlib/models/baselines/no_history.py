@@ -51,13 +51,14 @@ class NoHistory(nn.Module):
 register(
     ModelCard(
         name="item_only",
-        title="Item and context only",
+        title="item only",
         source="baseline",
         token="none",
         length="0",
         attention="none",
         reduction="everything is dropped",
         computed="online",
+        trained="nothing is left to train",
         chapter="01",
     ),
     NoHistoryConfig,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...data.schema import DataSpec, Events, Items, Request
 from ...nn import EventEmbedding
 from ..pooling import UserVector, max_pool
-from ..registry import ModelCard, register
+from ..registry import WITH_THE_RANKER, ModelCard, register, variant
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class RecurrentConfig:
     """Which network, and its sizes.
 
     Attributes:
-        kind: "cnn", "rnn" or "lstm". seq_len: the newest events that are read.
-        hidden: width of the state. kernel: of the convolution, odd.
+        kind: "cnn", "rnn" or "lstm".
+        seq_len: the newest events that are read.
+        hidden: width of the state.
+        kernel: of the convolution, odd.
     """
 
     kind: Literal["cnn", "rnn", "lstm"] = "lstm"
@@ -47,17 +49,24 @@ class Recurrent(nn.Module):
     """One pass over the recent events, oldest first; the same vector for every candidate.
 
     Args:
-        embed: event embedding. spec: the data set. config: see ``RecurrentConfig``.
+        embed: event embedding.
+        spec: the data set.
+        config: see ``RecurrentConfig``.
 
     Cost: O(L·D·hidden) once per request; L steps that wait for each other (not the CNN).
     """
 
     def __init__(self, embed: EventEmbedding, spec: DataSpec, config: RecurrentConfig) -> None:
         super().__init__()
-        self.embed, self.config, dim = embed, config, embed.items.dim
+        self.embed = embed
+        self.config = config
+        dim = embed.items.dim
         if config.kind == "cnn":
             self.net: nn.Module = nn.Conv1d(
-                dim, config.hidden, config.kernel, padding=config.kernel // 2
+                dim,
+                config.hidden,
+                config.kernel,
+                padding=config.kernel // 2,
             )
         else:
             net = nn.RNN if config.kind == "rnn" else nn.LSTM
@@ -100,7 +109,9 @@ class Recurrent(nn.Module):
 
     def flops(self, n_requests: int, n_candidates: int, length: int) -> int:
         """Matrix-multiply FLOPs of one call."""
-        c, items, s = self.config, self.embed.items, min(length, self.config.seq_len)
+        c = self.config
+        items = self.embed.items
+        s = min(length, self.config.seq_len)
         if c.kind == "cnn":
             net = items.dim * c.hidden * c.kernel
         else:
@@ -109,21 +120,23 @@ class Recurrent(nn.Module):
         return total + items.flops(n_requests * n_candidates)
 
 
-for _kind, _title in (("cnn", "Convolution"), ("rnn", "RNN"), ("lstm", "LSTM")):
-    register(
-        ModelCard(
-            name=_kind,
-            title=_title,
-            source="arXiv:2306.00248, Table 3",
-            token="item fields, content, action set, age and rank, summed",
-            length="the newest 100",
-            attention="none",
-            reduction="a convolution and a maximum" if _kind == "cnn" else "the last state",
-            computed="online, once per request",
-            chapter="03",
-            departures=("sizes are ours", "the ranker also gets v ⊙ q"),
-        ),
-        RecurrentConfig,
-        Recurrent,
-        kind=_kind,
-    )
+register(
+    ModelCard(
+        name="cnn",
+        title="convolution",
+        source="arXiv:2306.00248, Table 3",
+        token="item fields, content, action set, age and rank, summed",
+        length="the newest 100",
+        attention="none",
+        reduction="a convolution and a maximum",
+        computed="online, once per request",
+        trained=WITH_THE_RANKER,
+        chapter="03",
+        departures=("sizes are ours", "the ranker also gets v ⊙ q"),
+    ),
+    RecurrentConfig,
+    Recurrent,
+    kind="cnn",
+)
+for _kind in ("rnn", "lstm"):
+    variant("cnn", _kind, _kind.upper(), card={"reduction": "the last state"}, kind=_kind)
