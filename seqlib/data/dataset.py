@@ -14,9 +14,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from . import _checks as checks
 from . import _folder, files
-from .log import EventLog, Requests, history_end
+from . import columns as checks
+from .event_log import EventLog
+from .requests import Requests, history_end
 from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable, SchemaError, Task
 
 QUANTILES = (10, 50, 90, 99)
@@ -117,8 +118,10 @@ def check_fit(data: HasData) -> None:
     n = len(spec.items.validate())
     data.log.validate(n_items=n)
     if (top := int(data.log.action.max())) >= 2 ** len(spec.actions):
-        raise SchemaError(f"log.action has {top}; {len(spec.actions)} actions end at bit set "
-                          f"{2 ** len(spec.actions) - 1}")  # fmt: skip
+        raise SchemaError(
+            f"log.action has {top}; {len(spec.actions)} actions end at bit set "
+            f"{2 ** len(spec.actions) - 1}"
+        )
     if (top := int(data.log.surface.max())) >= len(spec.surfaces):
         raise SchemaError(f"log.surface has {top}; there are {len(spec.surfaces)} surfaces, from 0")
     for name, requests in (("train", data.train), ("test", data.test)):

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from . import _simulate as sim
-from .log import EventLog, Requests
+from .event_log import EventLog
+from .requests import Requests
 from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable
 
 STATES = ("neutral", "averse", "dormant fan", "active fan")
