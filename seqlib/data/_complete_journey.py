@@ -33,9 +33,9 @@ from numba import njit
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from . import _folder, kernels
+from . import _folder, files, kernels
 from .columns import COLUMNS
-from .dataset import Dataset, cache_dir, fingerprint
+from .dataset import Dataset, fingerprint
 from .event_log import EventLog
 from .requests import Requests
 from .schema import FIRST_ID, SECONDS_PER_DAY, UNKNOWN, DataSpec, ItemTable, SchemaError
@@ -94,7 +94,7 @@ def complete_journey(
         max_train, max_test: a random subset of so many requests; larger subsets hold smaller ones.
         candidates: C, per request. positives: of these, at most so many bought.
         seed: of every draw.
-        cache: keep the converted data under ``cache_dir()`` and read it from there.
+        cache: keep the converted data under ``files.cache_dir()`` and read it from there.
         progress: show a bar while converting.
         source: folder with the package's Parquet files; None finds the installed package.
 
@@ -112,7 +112,7 @@ def complete_journey(
         if n is not None and n < 1:
             raise ValueError(f"{name} is {n}; it must be at least 1, or None for all")
     folder, version = _find(source)
-    place = cache_dir() / f"complete-journey-{version}-{_digest(candidates, positives, seed)}"
+    place = files.cache_dir() / f"complete-journey-{version}-{_digest(candidates, positives, seed)}"
     data = _cached(place) if cache and source is None else None
     if data is None:
         data = convert(folder, candidates, positives, seed, progress)

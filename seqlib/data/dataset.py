@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -300,13 +298,3 @@ def as_text(stats: dict[str, Any], indent: str = "") -> str:
 
 def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def cache_dir() -> Path:
-    """Where converted data sets are kept: ``SEQLIB_CACHE``, or the user's cache directory."""
-    if "SEQLIB_CACHE" in os.environ:
-        return Path(os.environ["SEQLIB_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "seqlib"
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
-    return Path(base or Path.home() / ".cache") / "seqlib"
