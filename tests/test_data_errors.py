@@ -39,7 +39,7 @@ def as_type(dtype):
 BAD_LOGS = [
     ("item", as_type(np.int64), r"log\.item is int64; it must be int32"),
     ("time", as_type(np.float32), r"log\.time is float32; it must be float64"),
-    ("action", as_type(np.int32), r"log\.action is int32; it must be uint8"),
+    ("action", as_type(np.int32), r"log\.action is int32; it must be uint8 or int64"),
     ("user", lambda a: a.tolist(), r"log\.user is list; it must be int32"),
     ("watch", lambda a: a[:3], r"columns have shapes .*'watch': \(3,\).*all must be \(E,\)"),
     ("time", with_value(4, np.nan), r"log\.time has NaN or infinity \(1 of 10 rows, first row 4\)"),
@@ -58,7 +58,12 @@ BAD_LOGS = [
     ("user", with_value(0, -1), r"log\.user is negative; users count from 0"),
     ("item", with_value(3, 20), r"log\.item is 20, beyond the item table's 20 rows .*first row 3"),
     ("item", with_value(3, 0), r"log\.item is 0 \(padding\) or negative; real ids start at 2"),
-    ("action", with_value(3, 64), r"log\.action has a bit above 5; .* at most 6 bits"),
+    (
+        "action",
+        lambda a: np.where(np.arange(len(a)) == 3, 2**60, a.astype(np.int64)),
+        r"log\.action has a bit above 59; .* at most 60 bits \(1 of 10 rows, first row 3\)",
+    ),
+    ("action", lambda a: a.astype(np.int64) - 9, r"log\.action is negative; it is a set of bits"),
     (
         "time",
         lambda a: a[::-1].copy(),
@@ -106,7 +111,10 @@ def files_columns():
     [
         ("user", [0.0, 1.0], r"log\.user is float64; it must hold integers \(int32\)"),
         ("item", [2, 2**40], r"log\.item has 2\.\.1099511627776; int32 ends at 2147483647"),
-        ("action", [1, 256], r"log\.action has 1\.\.256; uint8 ends at 255"),
+        ("action", [1, 2**60], r"log\.action has a bit above 59; .* at most 60 bits"),
+        ("action", [-1, 256], r"log\.action is negative"),
+        ("action", [-1, 2], r"log\.action has -1\.\.2; uint8 ends at 255"),
+        ("action", np.array([1, 2**63], np.uint64), r"log\.action has 1\.\.9223372036854775808"),
         ("time", ["a", "b"], r"log\.time is <U1; it must hold seconds as numbers"),
         ("item", ["x", "y"], r"log\.item is <U1; it must hold integers"),
         ("time", [1.0, np.nan], r"log\.time has NaN or infinity \(1 of 2 rows, first row 1\)"),

@@ -12,17 +12,14 @@ import pytest
 
 import seqlib
 from seqlib import runtime
-from seqlib.data import _simulate as sim
 from seqlib.data.log import BatchLoader, history_end
 from seqlib.data.schema import FIRST_ID, SECONDS_PER_DAY
 from seqlib.data.world import (
     CANDIDATE_SOURCES,
     PRESETS,
     WorldConfig,
-    _moves,
     bayes_filter,
     generator_matrix,
-    make_world,
     offsets_by_length,
     p_frozen,
     p_search,
@@ -31,9 +28,16 @@ from seqlib.data.world import (
     topic_history,
     transition_table,
 )
+from seqlib.data.world import kernels as sim
+from seqlib.data.world.records import moves_of
 from seqlib.evaluate import predict
 from seqlib.metrics import expected_auc, log_loss
 from seqlib.train import FitConfig, fit
+
+
+def make_world(*args, **options):
+    """Drawn here and now: these tests are of the drawing, not of what a disk keeps of it."""
+    return seqlib.data.world.make_world(*args, cache=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -441,7 +445,7 @@ def test_every_topic_has_an_item_at_any_time_and_the_catalogue_is_in_balance(dri
 @pytest.mark.parametrize("day", [0.0, 400.0, 730.5])
 def test_items_of_the_day_are_drawn_by_popularity(drift, day):
     topic = int(np.bincount(drift.catalogue.item_topic).argmax())
-    rng, moves, n = np.random.default_rng(0), _moves(drift.config, drift.catalogue), 20_000
+    rng, moves, n = np.random.default_rng(0), moves_of(drift.config, drift.catalogue), 20_000
     got = [sim.pick_item_at(rng, topic, day, drift.model, moves) for _ in range(n)]
     right = drift.alive_at(day) & (drift.catalogue.item_topic == topic)
     want = np.where(right, drift.catalogue.item_weight, 0)

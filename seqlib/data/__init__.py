@@ -15,10 +15,10 @@ _HOME = {
     "Items": "schema",
     "RequestBatch": "schema",
     "SchemaError": "schema",
-    "BatchLoader": "log",
-    "EventLog": "log",
-    "Requests": "log",
-    "history_end": "log",
+    "BatchLoader": "loader",
+    "EventLog": "event_log",
+    "Requests": "requests",
+    "history_end": "requests",
     "Dataset": "dataset",
     "describe": "dataset",
     "complete_journey": "public",
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from ._complete_journey import complete_journey, true_probability, week_start
     from ._git import GitError, git_history
     from .dataset import Dataset, describe
-    from .log import BatchLoader, EventLog, Requests, history_end
+    from .event_log import EventLog
+    from .loader import BatchLoader
+    from .requests import Requests, history_end
     from .schema import DataSpec, Events, Items, ItemTable, RequestBatch, SchemaError
     from .world import make_world
 

@@ -21,7 +21,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from . import _folder, dataset, public
-from .log import EventLog
+from .event_log import EventLog
 from .schema import SchemaError
 from .world import PRESETS, make_world
 

@@ -33,10 +33,11 @@ from numba import njit
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from . import _folder
-from . import _gather as gather
-from .dataset import Dataset, cache_dir, fingerprint
-from .log import COLUMNS, EventLog, Requests
+from . import _folder, files, kernels
+from .columns import COLUMNS
+from .dataset import Dataset, fingerprint
+from .event_log import EventLog
+from .requests import Requests
 from .schema import FIRST_ID, SECONDS_PER_DAY, UNKNOWN, DataSpec, ItemTable, SchemaError
 
 TRAIN_WEEKS, TEST_WEEKS = (27, 43), (44, 53)
@@ -44,7 +45,16 @@ ACTIONS = ("bought", "discount", "coupon", "promoted")
 DISPLAY, MAILER = "0123456789A", "0ACDFHJLPXZ"  # codes of the original; "0" is none
 N_STORES = 31  # surfaces of their own; the rest share one
 _PRODUCT_BITS, _WEEK_BITS = 17, 6
-_CODE = ("_complete_journey.py", "_folder.py", "dataset.py", "log.py", "files.py", "_gather.py")
+_CODE = (
+    "_complete_journey.py",
+    "_folder.py",
+    "dataset.py",
+    "event_log.py",
+    "requests.py",
+    "columns.py",
+    "files.py",
+    "kernels.py",
+)
 _TABLES = {
     "transactions": (
         "household_id", "store_id", "basket_id", "product_id", "quantity", "sales_value",
@@ -84,7 +94,7 @@ def complete_journey(
         max_train, max_test: a random subset of so many requests; larger subsets hold smaller ones.
         candidates: C, per request. positives: of these, at most so many bought.
         seed: of every draw.
-        cache: keep the converted data under ``cache_dir()`` and read it from there.
+        cache: keep the converted data under ``files.cache_dir()`` and read it from there.
         progress: show a bar while converting.
         source: folder with the package's Parquet files; None finds the installed package.
 
@@ -102,7 +112,7 @@ def complete_journey(
         if n is not None and n < 1:
             raise ValueError(f"{name} is {n}; it must be at least 1, or None for all")
     folder, version = _find(source)
-    place = cache_dir() / f"complete-journey-{version}-{_digest(candidates, positives, seed)}"
+    place = files.cache_dir() / f"complete-journey-{version}-{_digest(candidates, positives, seed)}"
     data = _cached(place) if cache and source is None else None
     if data is None:
         data = convert(folder, candidates, positives, seed, progress)
@@ -520,7 +530,7 @@ def _some(requests: Requests, n: int | None, seed: int) -> Requests:
     """n random requests in their order; a larger n keeps those of a smaller one."""
     if n is None or n >= len(requests):
         return requests
-    dice = gather.dice(seed, 0, np.arange(len(requests)), 1)[:, 0]
+    dice = kernels.dice(seed, 0, np.arange(len(requests)), 1)[:, 0]
     return requests[np.sort(np.argsort(dice)[:n])]
 
 
@@ -528,7 +538,7 @@ def _some_households(data: Dataset, n: int, seed: int) -> Dataset:
     """n random households, numbered anew in their order."""
     if n >= data.log.n_users:
         return data
-    dice = gather.dice(seed, 1, np.arange(data.log.n_users), 1)[:, 0]
+    dice = kernels.dice(seed, 1, np.arange(data.log.n_users), 1)[:, 0]
     new = np.full(data.log.n_users, -1, np.int32)
     new[np.sort(np.argsort(dice)[:n])] = np.arange(n)
     log, keep = data.log, new[data.log.user] >= 0

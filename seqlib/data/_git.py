@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from . import _gather as gather
+from . import kernels
 from ._clone import Clone, GitError, opened
 from .dataset import Dataset, fingerprint
-from .log import EventLog, Requests
+from .event_log import EventLog
+from .requests import Requests
 from .schema import FIRST_ID, DataSpec, ItemTable
 
 ACTIONS = ("add", "modify", "delete")
@@ -295,7 +296,7 @@ class _Life(NamedTuple):
 
     def exists(self, item: NDArray, at: NDArray) -> NDArray[np.bool_]:
         """Whether each item was there just before ``at``; folders are not deleted."""
-        last = gather.search(self.time, self.offsets, item.astype(np.int32), at) - 1
+        last = kernels.search(self.time, self.offsets, item.astype(np.int32), at) - 1
         known = last >= self.offsets[item]
         return known & ~(self.files & (self.action[last] == DELETE))
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,9 +12,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from . import _checks as checks
 from . import _folder, files
-from .log import EventLog, Requests, history_end
+from . import columns as checks
+from .event_log import EventLog
+from .requests import Requests, history_end
 from .schema import FIRST_ID, SECONDS_PER_DAY, DataSpec, ItemTable, SchemaError, Task
 
 QUANTILES = (10, 50, 90, 99)
@@ -117,8 +116,10 @@ def check_fit(data: HasData) -> None:
     n = len(spec.items.validate())
     data.log.validate(n_items=n)
     if (top := int(data.log.action.max())) >= 2 ** len(spec.actions):
-        raise SchemaError(f"log.action has {top}; {len(spec.actions)} actions end at bit set "
-                          f"{2 ** len(spec.actions) - 1}")  # fmt: skip
+        raise SchemaError(
+            f"log.action has {top}; {len(spec.actions)} actions end at bit set "
+            f"{2 ** len(spec.actions) - 1}"
+        )
     if (top := int(data.log.surface.max())) >= len(spec.surfaces):
         raise SchemaError(f"log.surface has {top}; there are {len(spec.surfaces)} surfaces, from 0")
     for name, requests in (("train", data.train), ("test", data.test)):
@@ -297,13 +298,3 @@ def as_text(stats: dict[str, Any], indent: str = "") -> str:
 
 def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def cache_dir() -> Path:
-    """Where converted data sets are kept: ``SEQLIB_CACHE``, or the user's cache directory."""
-    if "SEQLIB_CACHE" in os.environ:
-        return Path(os.environ["SEQLIB_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "seqlib"
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
-    return Path(base or Path.home() / ".cache") / "seqlib"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -172,3 +173,13 @@ def _readable(path: str | Path) -> Iterator[None]:
             f"{path} is no readable Parquet file; it may be truncated or damaged: delete it and "
             f"write it again ({str(error).splitlines()[0]})"
         ) from error
+
+
+def cache_dir() -> Path:
+    """Where converted data sets and drawn worlds are kept: ``SEQLIB_CACHE``, or the user's cache directory."""
+    if "SEQLIB_CACHE" in os.environ:
+        return Path(os.environ["SEQLIB_CACHE"])
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "seqlib"
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
+    return Path(base or Path.home() / ".cache") / "seqlib"

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import _gather as gather
-from .log import EventLog, Requests, cut, history_end
+from . import kernels
+from .columns import COLUMNS
+from .event_log import EventLog, cut
+from .identity import contents_digest, digest, name_of
+from .requests import Requests, history_end
 from .schema import Events, SchemaError
 
 
@@ -31,7 +34,37 @@ class Source(Protocol):
     """Events of requests, point-in-time."""
 
     def __call__(self, requests: Requests, rows: NDArray[np.int64], length: int) -> Events:
-        """(B, ≤ length) events, newest first, of the requests at ``rows``, before their times."""
+        """Histories of some requests, strictly before their times, newest first.
+
+        Args:
+            requests: all R requests of a loader.
+            rows: (B,) which of them.
+            length: L, the most events of a history.
+
+        Returns:
+            (B, at most L) events.
+        """
+
+
+class Feature(Protocol):
+    """What only some systems read of a request: a second history, stored numbers, an embedding."""
+
+    def __call__(self, requests: Requests, rows: NDArray[np.int64], length: int) -> Any:
+        """As ``Source``, but any tensor or record of tensors whose first axis is B."""
+
+
+def identity_of(source: Source | Feature) -> dict[str, Any]:
+    """Name of a source and digests of what it holds, so that two of one identity are the same.
+
+    A source that holds more than plain values, tensors and arrays says so in its own ``identity``.
+    """
+    held = source.identity() if hasattr(source, "identity") else contents_digest(source)
+    return {"name": name_of(source), "holds": held}
+
+
+def log_digests(log: EventLog) -> dict[str, str]:
+    """A digest of each column of a log. O(bytes)."""
+    return {name: digest({name: getattr(log, name)}) for name in COLUMNS}
 
 
 class RawLog:
@@ -43,6 +76,10 @@ class RawLog:
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
+
+    def identity(self) -> dict[str, Any]:
+        """Digests of the log's columns."""
+        return log_digests(self.log)
 
     def __call__(self, requests: Requests, rows: NDArray[np.int64], length: int) -> Events:
         """See ``Source``."""
@@ -107,7 +144,8 @@ class Snapshots:
     A request before the first snapshot gets raw events only.
 
     Args:
-        log: all events. snapshots: in any order.
+        log: all events.
+        snapshots: in any order.
 
     Raises:
         SchemaError: no snapshot, two of one time, or one of other users.
@@ -127,13 +165,22 @@ class Snapshots:
                     f"the snapshot of {s.time} has {s.log.n_users} users, the log {log.n_users}"
                 )
 
+    def identity(self) -> list[dict[str, Any]]:
+        """Digests of the log and of every snapshot."""
+        clusters = [
+            {"time": s.time, "count": digest({"count": s.count}), **log_digests(s.log)}
+            for s in self.snapshots
+        ]
+        return [log_digests(self.log), *clusters]
+
     def __call__(self, requests: Requests, rows: NDArray[np.int64], length: int) -> Events:
         """See ``Source``; ``count`` carries the sizes."""
         of = requests[rows]
-        which = np.searchsorted(self.times, of.time, side="right") - 1  # −1: none yet
+        # −1 where no snapshot existed yet.
+        which = np.searchsorted(self.times, of.time, side="right") - 1
         made = np.where(which >= 0, self.times[which], -np.inf)
         end = history_end(self.log, of)
-        since = gather.search(self.log.time, self.log.offsets, of.user, made)
+        since = kernels.search(self.log.time, self.log.offsets, of.user, made)
         recent = cut(self.log, np.maximum(since, end - length), end)
         recent = replace(recent, count=recent.mask.float())
         return _behind(recent, self._clusters(of.user, which, length), length)
@@ -149,7 +196,7 @@ class Snapshots:
             high = np.where(which == i, snapshot.log.offsets[user + 1], low)
             low = np.maximum(low, high - length)
             size = np.empty((len(user), max(int((high - low).max(initial=0)), 1)), np.float32)
-            gather.copy_reversed(snapshot.count, low, high, size)
+            kernels.copy_reversed(snapshot.count, low, high, size)
             parts.append(replace(cut(snapshot.log, low, high), count=torch.from_numpy(size)))
         return parts
 
@@ -166,6 +213,11 @@ class Logged:
     def __init__(self, events: Events) -> None:
         self.events = events
 
+    def identity(self) -> dict[str, str]:
+        """Digests of the rows."""
+        held = {f.name: getattr(self.events, f.name) for f in fields(Events)}
+        return {name: digest({name: t}) for name, t in held.items() if t is not None}
+
     def __call__(self, requests: Requests, rows: NDArray[np.int64], length: int) -> Events:
         """See ``Source``.
 
@@ -177,14 +229,16 @@ class Logged:
             raise SchemaError(
                 f"{len(self.events.item)} rows were logged for {len(requests)} requests; one each"
             )
-        events = self.events[torch.from_numpy(np.asarray(rows))][:, :length]
-        return events.validate(torch.from_numpy(requests.time[rows]))
+        events = self.events[torch.from_numpy(np.asarray(rows))]
+        longest = max(int(events.lengths.max()), 1)
+        return events[:, : min(length, longest)].validate(torch.from_numpy(requests.time[rows]))
 
 
 def _behind(first: Events, parts: Sequence[Events], length: int) -> Events:
     """Every row's events of ``first``, then those of each part, padding last, at most ``length``."""
-    together = Events(
-        *(torch.cat([getattr(e, f.name) for e in (first, *parts)], dim=1) for f in fields(Events))
-    )
-    n = max(int(together.mask.sum(1).max()), 1)
-    return together.select(together.mask, min(length, n))
+    columns = {}
+    for field in fields(Events):
+        columns[field.name] = torch.cat([getattr(e, field.name) for e in (first, *parts)], dim=1)
+    together = Events(**columns)
+    longest = max(int(together.lengths.max()), 1)
+    return together.select(together.mask, min(length, longest))

@@ -1,4 +1,4 @@
-"""What can be wrong with a log's columns, one clear sentence each."""
+"""The columns of a log, their types, and what can be wrong with them: one clear sentence each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .schema import LATEST, PAD, SECONDS_PER_DAY, SchemaError
+from .schema import LATEST, MOST_ACTIONS, PAD, SECONDS_PER_DAY, SchemaError
 
 COLUMNS: Mapping[str, type] = {
     "user": np.int32,
@@ -19,6 +19,8 @@ COLUMNS: Mapping[str, type] = {
     "watch": np.float32,
     "duration": np.float32,
 }
+# Up to eight actions fit in a byte; a set of more needs bits that only this type has.
+WIDE_ACTION: type = np.int64
 SCALE = "that looks like milliseconds: divide by 1000"
 # A request may come so long after the log's last event: as long as the log is, within these bounds.
 _PAUSE = 30 * SECONDS_PER_DAY, 365 * SECONDS_PER_DAY
@@ -26,7 +28,8 @@ _PAUSE = 30 * SECONDS_PER_DAY, 365 * SECONDS_PER_DAY
 
 def cast(name: str, values: ArrayLike) -> NDArray:
     """A column in its type; only a change that loses nothing is made silently."""
-    a, want = np.asarray(values), np.dtype(COLUMNS[name])
+    a = np.asarray(values)
+    want = np.dtype(_narrowest(name, a))
     if a.ndim != 1:
         raise SchemaError(f"log.{name} has shape {a.shape}; every column must be (E,)")
     if a.size == 0:
@@ -42,6 +45,18 @@ def cast(name: str, values: ArrayLike) -> NDArray:
     return np.ascontiguousarray(a, dtype=want)
 
 
+def types_of(name: str) -> tuple[np.dtype, ...]:
+    """The types that a column may have, the usual one first."""
+    usual = np.dtype(COLUMNS[name])
+    return (usual, np.dtype(WIDE_ACTION)) if name == "action" else (usual,)
+
+
+def _narrowest(name: str, a: NDArray) -> type:
+    """The type for these values: action sets in a byte each, if all of them fit there."""
+    is_wide = name == "action" and a.size and a.dtype.kind in "iu" and int(a.max()) > 255
+    return WIDE_ACTION if is_wide else COLUMNS[name]
+
+
 def no(message: str, bad: NDArray[np.bool_]) -> None:
     """Raise ``message`` with number and place of the bad rows, if there are any."""
     if bad.any():
@@ -51,7 +66,8 @@ def no(message: str, bad: NDArray[np.bool_]) -> None:
 
 def check_names(path: str | Path, got: Iterable[str], want: Iterable[str]) -> None:
     """The file has the columns it must have and no other."""
-    missing, extra = [k for k in want if k not in got], [k for k in got if k not in want]
+    missing = [k for k in want if k not in got]
+    extra = [k for k in got if k not in want]
     if missing or extra:
         what = [f"{k} {v}" for k, v in (("lacks", missing), ("has unknown", extra)) if v]
         raise SchemaError(f"{path} {' and '.join(what)}; its columns must be {list(want)}")
@@ -69,7 +85,8 @@ def check_time(name: str, time: NDArray[np.float64], now: float | None = None) -
     no(f"{name} has NaN or infinity", ~np.isfinite(time))
     if len(time) == 0:
         return
-    late, size = float(time.max()), float(np.abs(time).max())
+    late = float(time.max())
+    size = float(np.abs(time).max())
     if size > LATEST:
         raise SchemaError(f"{name} reaches {size:.6g}; it must be seconds, and {SCALE}")
     if now is not None and late > now:
@@ -84,8 +101,10 @@ def check_clock(name: str, time: NDArray[np.float64], log: NDArray[np.float64]) 
     """
     if len(time) == 0 or len(log) == 0:
         return
-    first, last = float(log.min()), float(log.max())
-    before, pause = _PAUSE[0], float(np.clip(last - first, *_PAUSE))
+    first = float(log.min())
+    last = float(log.max())
+    before = _PAUSE[0]
+    pause = float(np.clip(last - first, *_PAUSE))
     covers = f"the log covers {first:.6g} to {last:.6g} s"
     hint = "both must be seconds since the same moment"
     no(
@@ -129,7 +148,9 @@ def check_values(
     if n_items is not None:
         largest = int(col["item"].max())
         no(f"log.item is {largest}, beyond the item table's {n_items} rows", col["item"] >= n_items)
-    no("log.action has a bit above 5; an action set holds at most 6 bits", col["action"] >= 64)
+    no("log.action is negative; it is a set of bits", col["action"] < 0)
+    beyond = f"log.action has a bit above {MOST_ACTIONS - 1}; an action set holds at most {MOST_ACTIONS} bits"
+    no(beyond, col["action"] >= 2**MOST_ACTIONS)
 
 
 def strictly_ordered(user: NDArray, time: NDArray) -> bool:
@@ -140,7 +161,9 @@ def strictly_ordered(user: NDArray, time: NDArray) -> bool:
 
 def check_order(col: Mapping[str, NDArray]) -> None:
     """Sorted by user and time, and no event twice."""
-    user, item, time = col["user"], col["item"], col["time"]
+    user = col["user"]
+    item = col["item"]
+    time = col["time"]
     same = user[1:] == user[:-1]
     back = (user[1:] < user[:-1]) | (same & (time[1:] < time[:-1]))
     if back.any():
@@ -155,7 +178,8 @@ def check_order(col: Mapping[str, NDArray]) -> None:
         return
     rows = np.flatnonzero(np.append(tie, False) | np.append(False, tie))
     rows = rows[np.lexsort((item[rows], time[rows], user[rows]))]
-    a, b = rows[:-1], rows[1:]
+    a = rows[:-1]
+    b = rows[1:]
     twice = (user[a] == user[b]) & (time[a] == time[b]) & (item[a] == item[b])
     if twice.any():
         i = int(np.argmax(twice))
@@ -175,7 +199,11 @@ def merge_ties(col: dict[str, NDArray]) -> None:
     if new.all():
         return
     first = np.flatnonzero(new)
-    unite = {"action": np.bitwise_or, "surface": np.minimum}
-    unite |= {"watch": np.maximum, "duration": np.maximum}
+    unite = {
+        "action": np.bitwise_or,
+        "surface": np.minimum,
+        "watch": np.maximum,
+        "duration": np.maximum,
+    }
     for name, a in col.items():
         col[name] = unite[name].reduceat(a, first) if name in unite else a[first]

@@ -1,107 +1,17 @@
 """Compiled inner loops of the synthetic world: hidden paths, lives with their filter, windows.
 
-Everything here works on plain arrays of one user; ``world.py`` holds the model's description and
-puts the pieces together. Hidden states are 0 neutral, 1 averse, 2 dormant fan, 3 active fan.
+Everything here works on plain arrays of one user (``records``). Hidden states are 0 neutral, 1
+averse, 2 dormant fan, 3 active fan.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-N_STATES, TICKS_PER_DAY, N_SOURCES = 4, 64, 6
-LOG_2PI = float(np.log(2 * np.pi))
+from .chain import TICKS_PER_DAY
 
-
-class Model(NamedTuple):
-    """Parameters and catalogue, as arrays the compiled code can read."""
-
-    base: NDArray  # (4,) click logit by state
-    like: NDArray  # (4,) P(like | click)
-    share: NDArray  # (4,)
-    hide: NDArray  # (4,) P(hide | no click)
-    watch: NDArray  # (2, 4) mean log watch ratio by click and state
-    watch_sd: NDArray  # (2,)
-    surf: NDArray  # (4,) logit by surface
-    surf_cum: NDArray  # (4,) cumulative shares
-    hour: NDArray  # (n_cats, 24)
-    appeal: NDArray  # (K,) topic appeal b_k
-    nxt: NDArray  # (K,) successor topic
-    cat: NDArray  # (K,)
-    popular_cum: NDArray  # (K,) cumulative topic popularity
-    quality: NDArray  # (N,) item quality q_i
-    duration: NDArray  # (N,) seconds
-    topic_items: NDArray  # (N,) items grouped by topic
-    topic_start: NDArray  # (K + 1,)
-    item_cum: NDArray  # (N,) cumulative popularity within the topic, in the grouped order
-    pi: NDArray  # (4,) stationary law
-    step: NDArray  # (ticks, 4, 4) P[d]
-    policy_cum: NDArray  # (4,) cumulative shares of random, ever clicked, exploit, follow-up
-    cand_cum: NDArray  # (6,) cumulative shares of candidate sources
-    pos_slope: float
-    g_transition: float
-    rho_transition: float
-    lags_transition: int
-    g_fatigue: float
-    rho_fatigue: float
-    lags_fatigue: int
-    cap_fatigue: float
-    beta: float
-    tau: float
-
-
-class Moves(NamedTuple):
-    """What depends on the date. Apart from ``Model``, whose every array costs each call time."""
-
-    offset: bool  # appeal or quality are functions of time
-    catalogue: bool  # items come and go
-    swing: float  # logits of the topics' appeal
-    rate: NDArray  # (K,) radians per day
-    phase: NDArray  # (K,)
-    novelty: float  # logits of a new item's quality
-    novelty_days: float
-    release: NDArray  # (N,) day from which the item is shown
-    withdrawal: NDArray  # (N,) day from which it no longer is
-    weight: NDArray  # (N,) popularity of items
-
-
-class Life(NamedTuple):
-    """One user's events in order of time, arrays of length n."""
-
-    item: NDArray
-    topic: NDArray
-    time: NDArray  # days
-    tick: NDArray
-    surface: NDArray
-    position: NDArray
-    source: NDArray
-    click: NDArray
-    log_watch: NDArray
-    like: NDArray
-    share: NDArray
-    hide: NDArray
-    x: NDArray  # offset of the click logit
-    state: NDArray  # hidden
-    previous: NDArray  # index of the last earlier event of the same topic, or −1
-    p: NDArray  # (n, 3) filter's probabilities before the event
-
-
-class Slate(NamedTuple):
-    """Candidates of one user's requests, arrays (R, C, …)."""
-
-    item: NDArray
-    source: NDArray
-    label: NDArray  # (R, C, 3)
-    bayes: NDArray  # (R, C, 3)
-    none: NDArray
-    true: NDArray
-    x0: NDArray  # (R, C) offset without transition and fatigue
-    transition: NDArray  # (R, C)
-    fatigue: NDArray  # (R, C)
-    last: NDArray  # (R, C) index of the topic's last event before the request, or −1
+N_STATES = 4
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""Compiled inner loops of the batch loader: search in time, copy newest first, seeded dice."""
+"""Compiled inner loops over the log: sort, search in time, copy newest first; and seeded dice."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-def shard(n: int, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
-    """Bounds of the batches in a process's share of n requests: as many in every process."""
-    n_batches = -(-n // (batch_size * world_size))
-    short = n_batches > 0 and n // world_size == (n_batches - 1) * batch_size  # of some process
-    if short and (n_batches == 1 or batch_size == 1):  # said by all, or the others would wait
-        raise ValueError(
-            f"{n} requests in batches of {batch_size} don't give {world_size} processes the same "
-            f"number of batches; use fewer processes or a larger batch_size"
-        )
-    mine = len(range(rank, n, world_size))
-    bounds = np.minimum(np.arange(n_batches + 1) * batch_size, mine)
-    if n_batches and bounds[-2] == bounds[-1]:
-        bounds[-2] -= 1  # a last batch of one request, taken from the batch before
-    return bounds
-
-
 @njit(cache=True, nogil=True)
 def copy_reversed(column, low, high, out):
+    """Rows low:high of a column into the (B, L) ``out``, last row first, zeros behind."""
     for b in range(len(low)):
         n = high[b] - low[b]
         last = high[b] - 1
@@ -35,6 +20,7 @@ def copy_reversed(column, low, high, out):
 
 @njit(cache=True, nogil=True)
 def fill_mask(size, out):
+    """True in the first ``size[b]`` places of row b of the (B, L) ``out``, False behind."""
     for b in range(len(size)):
         out[b, : size[b]] = True
         out[b, size[b] :] = False
@@ -54,6 +40,7 @@ def _before(time, low, high, now):
 
 @njit(cache=True, nogil=True)
 def search(time, offsets, user, now):
+    """(R,) for each user the first of its rows whose time is not before ``now``."""
     out = np.empty(len(user), np.int64)
     for r in range(len(user)):
         out[r] = _before(time, offsets[user[r]], offsets[user[r] + 1], now[r])
@@ -95,7 +82,8 @@ def order(user, time, item, n_users):
 def _break_ties(life, when, item):
     """Within each run of equal times, rows by item: an insertion sort, for runs are short."""
     for j in range(1, len(life)):
-        row, k = life[j], j
+        row = life[j]
+        k = j
         while k > 0 and when[k - 1] == when[j] and item[life[k - 1]] > item[row]:
             life[k] = life[k - 1]
             k -= 1
@@ -123,22 +111,26 @@ def others(time, offsets, user, now, own, active, length, dice):
 
     Of the users that the (R, n) ``dice`` name, the one whose history is nearest in length.
     """
-    who, end = np.empty(len(user), np.int32), np.empty(len(user), np.int64)
+    who = np.empty(len(user), np.int32)
+    end = np.empty(len(user), np.int64)
     for r in range(len(user)):
         u = user[r]
         size = min(own[r] - offsets[u], length)
+        # The user's own place among those with events, if it has any, is left out of the draw.
         self_at = np.searchsorted(active, u)
         known = self_at < len(active) and active[self_at] == u
         best = -1
         for k in range(dice.shape[1]):
             j = np.int64(dice[r, k] % np.uint64(len(active) - known))
-            if known and j >= self_at:  # skip over the user's own place
+            if known and j >= self_at:
                 j += 1
             v = active[j]
             e = _before(time, offsets[v], offsets[v + 1], now[r])
             off = abs(min(e - offsets[v], length) - size)
             if best < 0 or off < best:
-                best, who[r], end[r] = off, v, e
+                best = off
+                who[r] = v
+                end[r] = e
             if off == 0:
                 break
     return who, end
