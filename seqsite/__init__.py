@@ -1,6 +1,6 @@
 """The website's side of the course: Plotly figures and widgets without a kernel and without a CDN.
 
-Imports neither torch nor seqlib, so the site builds where they are missing.
+Imports neither torch nor seqlib; autodoc imports them for the API reference.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+
+from . import docstrings
 
 PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -50,6 +52,9 @@ def setup(app: Any) -> dict[str, bool]:
     static = str(Path(__file__).parent / "static")
     app.connect("builder-inited", lambda a: a.config.html_static_path.append(static))
     app.connect("build-finished", _copy_plotly)
+    if "sphinx.ext.autodoc" in app.extensions:
+        # Before napoleon, whose priority is the usual 500: it turns sections into fields.
+        app.connect("autodoc-process-docstring", docstrings.process, priority=400)
     app.add_js_file("seqsite.js")
     app.add_css_file("seqsite.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -358,8 +358,10 @@ class OfficialTransAct(nn.Module):
     hidden as keys only and still reach the output; the window T is drawn from Python's ``random``,
     once per forward for the whole batch, and drawn in evaluation too.
 
+    Arguments are as in the authors' configuration; the paper used ``nhead=1`` and
+    ``time_window_ms=86_400_000``.
+
     Args:
-        as in the authors' configuration; the paper used ``nhead=1, time_window_ms=86_400_000``.
         dropout: theirs is fixed to 0.1.
     """
 
