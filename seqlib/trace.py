@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Trace(dict[str, list[Tensor]]):
@@ -45,3 +47,21 @@ def capture() -> Iterator[Trace]:
         yield trace
     finally:
         _open.reset(token)
+
+
+@torch.no_grad()
+def run(model: nn.Module, *inputs: Any) -> Trace:
+    """What a model records on some inputs, in evaluation mode; its mode is restored.
+
+    Args:
+        model: any module.
+        inputs: what it is called with.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with capture() as recorded:
+            model(*inputs)
+    finally:
+        model.train(was_training)
+    return recorded

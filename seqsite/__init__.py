@@ -1,7 +1,7 @@
 """The website's side of the course: Plotly figures and widgets without a kernel and without a CDN.
 
 Every figure gets the text alternative that its chapter wrote, when the site is built: it needs no
-script. Imports neither torch nor seqlib, so the site builds where they are missing.
+script. Imports neither torch nor seqlib; autodoc imports them for the API reference.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
+
+from . import docstrings
 
 PLOTLY = "application/vnd.plotly.v1+json"
 PLOTLY_DIV = '<div class="seq-plotly"'
@@ -95,6 +97,9 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", lambda a: a.config.html_static_path.append(static))
     app.connect("build-finished", _copy_plotly)
     app.add_post_transform(TextAlternatives)
+    if "sphinx.ext.autodoc" in app.extensions:
+        # Before napoleon, whose priority is the usual 500: it turns sections into fields.
+        app.connect("autodoc-process-docstring", docstrings.process, priority=400)
     app.add_js_file("seqsite.js")
     app.add_css_file("seqsite.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

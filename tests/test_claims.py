@@ -136,3 +136,23 @@ def test_rows_and_differences_are_found_by_name():
         r.row("dinn")
     with pytest.raises(KeyError, match="0 comparisons of 'din' with 'dinn'"):
         r.difference("din", "dinn")
+
+
+def test_run_gives_what_a_module_records_in_evaluation_and_leaves_its_mode():
+    class Probe(torch.nn.Module):
+        def forward(self, x):
+            if x is None:
+                raise RuntimeError("no input")
+            trace.record("mode", torch.tensor(self.training))
+            trace.record("grad", torch.tensor(torch.is_grad_enabled()))
+            trace.record("x", x)
+
+    for mode in (True, False):
+        model = Probe().train(mode)
+        seen = trace.run(model, torch.ones(2))
+        assert not seen["mode"]
+        assert not seen["grad"]
+        assert torch.equal(seen["x"], torch.ones(2))
+        with pytest.raises(RuntimeError, match="no input"):
+            trace.run(model, None)
+        assert model.training is mode

@@ -11,10 +11,10 @@ import torch
 
 import seqlib
 from seqlib import metrics
+from seqlib.data.schema import Answers, Task
 from seqlib.evaluate import (
     Bootstrap,
     Predictions,
-    _Resampled,
     bootstrap,
     evaluate,
     few_seeds,
@@ -23,6 +23,7 @@ from seqlib.evaluate import (
     paired_bootstrap,
     predict,
 )
+from seqlib.intervals import _Resampled
 
 
 def made(score, seed=0, users=30, c=6, truth=True):
@@ -209,9 +210,10 @@ def test_other_requests_can_not_be_compared():
         ("truth", lambda p: {"truth": p.truth**2}),
         ("truth", lambda p: {"truth": None}),
         ("index", lambda p: {"index": p.index + 1}),
+        ("weight", lambda p: {"weight": np.full(p.label.shape, 2.0)}),
         (
             "index, user, label, truth, shape of score",
-            lambda p: {f.name: getattr(p, f.name)[:9] for f in dataclasses.fields(p)},
+            lambda p: vars(p.rows(np.arange(9))),
         ),
     ],
 )
@@ -258,3 +260,121 @@ def test_predictions_of_some_rows():
     assert len(some.user) == 6
     assert some.truth is not None
     assert torch.is_tensor(torch.from_numpy(some.score))
+
+
+# --- labels that don't count, and real-valued tasks -----------------------------------------------
+
+WATCH = Task("watch", "real")
+
+
+def two_tasks(seed=0):
+    """Clicks, and seconds watched, which only a click defines: NaN elsewhere."""
+    rng = np.random.default_rng(seed)
+    click = made(good, seed)
+    was_clicked = click.label[..., 0] == 1
+    seconds = np.where(was_clicked, rng.gamma(2.0, 10.0, was_clicked.shape), np.nan)
+    guess = np.where(was_clicked, seconds, 50.0) + rng.normal(0, 5, seconds.shape)
+    return Predictions(
+        np.stack([click.score[..., 0], guess], -1),
+        np.stack([click.label[..., 0], seconds], -1),
+        click.user,
+        click.index,
+        weight=np.stack([np.ones(was_clicked.shape), 3.0 * was_clicked], -1),
+    )
+
+
+def test_predict_keeps_the_weights_of_labels_in_the_order_of_the_requests():
+    model = seqlib.build("din", tiny.spec(), seed=0)
+    b = tiny.batch(lengths=(5, 0, 7, 2))
+    assert predict(model, [b]).weight is None
+    weight = tiny.ramp(*b.answers.labels.shape).abs()
+    weighted = dataclasses.replace(b, answers=dataclasses.replace(b.answers, weight=weight))
+    got = predict(model, [weighted[[2, 0]], b[[3]], weighted[[1]]])
+    want = weight.double().numpy()
+    want[3] = 1.0  # A batch that came without weights counts 1 each.
+    np.testing.assert_array_equal(got.weight, want)
+    np.testing.assert_array_equal(got.rows(np.array([2, 0])).weight, want[[2, 0]])
+
+
+def test_a_real_valued_task_has_its_own_metrics_over_the_labels_that_count():
+    p = two_tasks()
+    table = evaluate(p, ["click", WATCH])
+    counts = p.weight[..., 1] > 0
+    value = p.score[..., 1][counts]
+    label = p.label[..., 1][counts]
+    assert 0 < counts.sum() < counts.size
+    assert table["watch"] == {
+        "rmse": metrics.rmse(value, label),
+        "r2": metrics.r_squared(value, label),
+        "concordance": metrics.concordance(value, label),
+    }
+    assert table["watch"]["rmse"] == pytest.approx(5, abs=1)
+    assert table["click"] == evaluate(made(good, truth=False), ["click"])["click"]
+    assert evaluate(p, [Task("click"), WATCH]) == table
+
+
+def test_a_binary_task_is_measured_on_the_labels_that_count():
+    p = made(noisy)
+    rng = np.random.default_rng(3)
+    weight = (rng.random(p.label.shape) < 0.6) * 2.0
+    label = np.where(weight > 0, p.label, np.nan)
+    truth = np.where(weight > 0, p.truth, np.nan)
+    got = evaluate(dataclasses.replace(p, label=label, truth=truth, weight=weight), ["click"])
+    counts = weight[..., 0] > 0
+    user = np.repeat(p.user, p.label.shape[1]).reshape(counts.shape)[counts]
+    assert got["click"]["auc"] == metrics.auc(p.score[counts], p.label[counts])
+    assert got["click"]["gauc"] == metrics.gauc(p.score[counts], p.label[counts], user).value
+    assert got["click"]["ece"] == metrics.ece(p.score[counts], p.label[counts])
+    assert got["click"]["e_auc"] == metrics.expected_auc(p.score[counts], p.truth[counts])
+    assert got["click"]["auc"] != metrics.auc(p.score, p.label)
+
+
+def test_evaluate_says_what_it_cannot_measure():
+    p = two_tasks()
+    with pytest.raises(ValueError, match="3 tasks for 2 labels"):
+        evaluate(p, ["click", WATCH, "share"])
+    nothing = dataclasses.replace(p, weight=np.zeros_like(p.weight))
+    with pytest.raises(ValueError, match="no label of task click has a weight above 0"):
+        evaluate(nothing, ["click"])
+    with pytest.raises(ValueError, match="labels must be 0 or 1"):
+        evaluate(p, ["click", "watch"])
+
+
+def test_the_bootstrap_measures_on_the_labels_that_count_and_on_binary_tasks_only():
+    p = made(noisy, truth=False)
+    weight = (np.random.default_rng(3).random(p.label.shape) < 0.6) * 1.0
+    unknown = np.where(weight > 0, p.label, np.nan)
+    got = bootstrap(dataclasses.replace(p, label=unknown, weight=weight), n=20)
+    among = bootstrap(p, among=weight[..., 0] > 0, n=20)
+    np.testing.assert_array_equal(got.draws, among.draws)
+    assert got.value == pytest.approx(metrics.auc(p.score[weight > 0], p.label[weight > 0]))
+    assert got.value != pytest.approx(bootstrap(p, n=20).value)
+    both = bootstrap(
+        dataclasses.replace(p, weight=weight), among=np.arange(6) + 0 * weight[..., 0] < 3, n=20
+    )
+    first_three = bootstrap(p, among=(weight[..., 0] > 0) & (np.arange(6) < 3), n=20)
+    np.testing.assert_array_equal(both.draws, first_three.draws)
+    with pytest.raises(ValueError, match="weight: not the same on both sides"):
+        bootstrap(p, n=20).minus(bootstrap(dataclasses.replace(p, weight=weight), n=20))
+    with pytest.raises(ValueError, match="task 1 has labels other than 0 and 1"):
+        bootstrap(two_tasks(), 1, n=20)
+
+
+def test_a_model_with_a_real_valued_task_is_measured_from_its_answers():
+    spec = tiny.spec()
+    spec = dataclasses.replace(spec, tasks=(*spec.tasks[:1], WATCH), base_rates=(0.3, 20.0))
+    model = seqlib.build("mean_pooling", spec, seed=0)
+    b = tiny.batch(lengths=(5, 3, 7, 2))
+    click = b.answers.labels[..., :1]
+    click[:, 0] = 1
+    click[:, 1] = 0
+    seconds = 30 * tiny.ramp(*click.shape).abs()
+    weight = torch.cat([torch.ones_like(click), click], -1)
+    answers = Answers(torch.cat([click, seconds], -1), weight)
+    got = predict(model, [dataclasses.replace(b, answers=answers)])
+    assert (got.score[..., 1] > 1).all()  # seconds, not probabilities
+    table = evaluate(got, spec.tasks)
+    assert set(table["watch"]) == {"rmse", "r2", "concordance"}
+    counts = click[..., 0].numpy() > 0
+    error = got.score[..., 1][counts] - got.label[..., 1][counts]
+    assert table["watch"]["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)))

@@ -253,3 +253,52 @@ def test_no_metric_sees_the_order_of_rows(data, random):
 def test_errors_name_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- real-valued labels ---------------------------------------------------------------------------
+
+
+def test_errors_of_values_by_hand():
+    assert m.rmse([1, 2, 5], [1, 4, 4]) == pytest.approx((5 / 3) ** 0.5)
+    assert m.r_squared([1, 2, 5], [1, 4, 4]) == pytest.approx(1 - 5 / 6)
+    assert m.r_squared([3, 3, 3], [1, 4, 4]) == pytest.approx(0)
+    assert m.r_squared([1, 4, 4], [1, 4, 4]) == 1
+    assert np.isnan(m.r_squared([1, 2], [7, 7]))
+
+
+def pairs(value, label):
+    """Concordance as its definition: every pair with different labels, one by one."""
+    won = []
+    for i in range(len(label)):
+        for j in range(len(label)):
+            if label[i] > label[j]:
+                won.append(1.0 if value[i] > value[j] else 0.5 * (value[i] == value[j]))
+    return np.mean(won)
+
+
+def test_concordance_is_its_definition_and_auc_where_labels_are_binary():
+    rng = np.random.default_rng(0)
+    for levels in (2, 3, 1000):
+        value = rng.integers(0, levels, 60)
+        label = rng.integers(0, 5, 60) * 1.5
+        assert m.concordance(value, label) == pytest.approx(pairs(value, label), abs=1e-12)
+        binary = rng.integers(0, 2, 60)
+        want = m.auc(value, binary)
+        assert m.concordance(value, binary) == pytest.approx(want, abs=1e-12)
+    assert m.concordance([1, 2, 3], [10, 20, 30]) == 1
+    assert m.concordance([3, 2, 1], [10, 20, 30]) == 0
+    assert m.concordance([1, 1, 1], [10, 20, 30]) == 0.5
+    assert np.isnan(m.concordance([1, 2, 3], [4, 4, 4]))
+
+
+@pytest.mark.parametrize("name", ["rmse", "r_squared", "concordance"])
+def test_metrics_of_values_refuse_what_is_not_finite(name):
+    metric = getattr(m, name)
+    with pytest.raises(ValueError, match=f"{name}: 1 labels are NaN"):
+        metric([1.0, 2.0], [np.nan, 1.0])
+    with pytest.raises(ValueError, match=f"{name}: 1 scores are NaN"):
+        metric([np.inf, 2.0], [0.0, 1.0])
+    with pytest.raises(ValueError, match=f"{name}: 2 scores and 1 labels"):
+        metric([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match=f"{name}: no scores"):
+        metric([], [])

@@ -30,7 +30,7 @@ def longest():
     request = next(iter(loader)).request
     model = seqlib.build("twin", world.spec, seed=0).eval()
     columns = [0, 3, 5, 9, 12, 15]
-    state = TwinExplorer.of(model, request, world.spec, columns=columns).state
+    state = TwinExplorer.of(trace.run(model, request), request, world.spec, columns=columns).state
     return model, dataclasses.replace(request, items=Items(request.items.id[:, columns])), state
 
 
@@ -178,35 +178,45 @@ def test_a_search_may_find_nothing():
 def test_training_mode_padding_and_a_search_in_parts_change_nothing():
     spec, request = tiny.spec(), tiny.request(lengths=(90,), width=120)
     model = tiny.fill(seqlib.build("twin", spec), 0.3).train()
-    want = TwinExplorer.of(model, request, spec).state
+    seen = trace.run(model, request)
     assert model.training
+    want = TwinExplorer.of(seen, request, spec).state
     assert want["length"] == 90
     parts = tiny.fill(seqlib.build("twin", spec, budget=1), 0.3)
-    assert TwinExplorer.of(parts, request, spec).state == want
+    in_parts = trace.run(parts, request)
+    assert len(in_parts.all("gsu.scores")) > 1
+    assert TwinExplorer.of(in_parts, request, spec).state == want
     assert want["candidateTitles"][0].startswith("topic ")
     named = TwinExplorer.of(
-        model, request, spec, columns=[2, 0], titles=["x"] * 90, candidate_titles=["a", "b"]
+        seen, request, spec, columns=[2, 0], titles=["x"] * 90, candidate_titles=["a", "b"]
     ).state
     assert named["titles"] == ["x"]
-    alone = TwinExplorer.of(model, request, spec, columns=[2]).state
+    alone = TwinExplorer.of(seen, request, spec, columns=[2]).state
     np.testing.assert_array_equal(twin_view(named, 0)["weights"], twin_view(alone, 0)["weights"])
 
 
 def test_what_does_not_fit_is_named():
     spec, request = tiny.spec(), tiny.request(lengths=(7, 12))
-    twin = seqlib.build("twin", spec)
+
+    def of(name, request, **options):
+        recorded = trace.run(seqlib.build(name, spec), request)
+        return TwinExplorer.of(recorded, request, spec, **options)
+
     with pytest.raises(ValueError, match=r"request has 2 requests; give one, e.g. request\[row"):
-        TwinExplorer.of(twin, request, spec)
+        of("twin", request)
     with pytest.raises(ValueError, match=r"columns \[3\] do not exist; the request has 3"):
-        TwinExplorer.of(twin, request[:1], spec, columns=[0, 3])
+        of("twin", request[:1], columns=[0, 3])
     with pytest.raises(ValueError, match="no field 'author'"):
-        TwinExplorer.of(twin, request[:1], spec, field="author")
+        of("twin", request[:1], field="author")
     with pytest.raises(ValueError, match="null key"):
-        TwinExplorer.of(seqlib.build("twin_evidence", spec), request[:1], spec)
+        of("twin_evidence", request[:1])
     with pytest.raises(ValueError, match="it must be TWIN"):
-        TwinExplorer.of(seqlib.build("din", spec), request[:1], spec)
+        of("din", request[:1])
     with pytest.raises(ValueError, match="at least one event"):
-        TwinExplorer.of(twin, tiny.request(lengths=(0,)), spec)
+        of("twin", tiny.request(lengths=(0,)))
+    of_both = trace.run(seqlib.build("twin", spec), request)
+    with pytest.raises(ValueError, match="run the model once, on this request alone"):
+        TwinExplorer.of(of_both, request[:1], spec)
     alpha = np.zeros((1, 2, 6))
     with pytest.raises(ValueError, match=r"alpha is \(2, 6\)"):
         twin_state(alpha[0], ages=[], actions=[], same_key=[], same_field=[], titles=[],

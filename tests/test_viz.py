@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
+import inspect
 import io
 import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -700,3 +703,33 @@ def test_life_state_counts_weeks_and_knows_where_windows_begin(world):
     assert state["windowDays"][at] == pytest.approx(days[-100], abs=0.005)
     assert explorers.LENGTHS[1] == 1
     assert explorers.LENGTHS[61] == 10_000
+
+
+def test_figures_and_explorers_take_arrays_and_know_no_model():
+    """An import that only a type checker sees is no dependence."""
+    above = {"models", "nn", "train", "evaluate", "serving", "checkpoint"}
+    for path in Path(viz.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        typed = [
+            n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)
+        ]
+        hidden = {id(n) for block in typed for n in ast.walk(block)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in hidden:
+                names = [*(node.module or "").split("."), *(a.name for a in node.names)]
+                assert not above & set(names), f"{path.name}: {ast.unparse(node)}"
+            if isinstance(node, ast.FunctionDef):
+                taken = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
+                assert not {"ranker", "encoder", "network"} & set(taken), (
+                    f"{path.name}: {node.name}"
+                )
+
+
+def test_an_explorer_has_one_module_beside_its_javascript():
+    folder = Path(explorers.__file__).parent
+    for name in explorers.__all__:
+        if name.endswith("Explorer"):
+            source = Path(inspect.getfile(getattr(explorers, name)))
+            assert source.parent == folder
+            assert source.with_suffix(".js").exists()
+    assert not [p for p in folder.glob("*.py") if len(p.read_text().splitlines()) > 450]

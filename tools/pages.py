@@ -1,4 +1,4 @@
-"""Write the website's generated pages: solutions, data, status. Run before the site is built."""
+"""Write the website's generated pages: solutions, data, status, API. Run before the site is built."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def status() -> str:
     out += ["| chapter | CPU seconds to run | size, kB | cells run | claims checked | notebook |"]
     out += ["|---|---|---|---|---|---|"]
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
-        notebook, run = json.loads(path.read_text()), runs.get(path.stem, {})
+        notebook = json.loads(path.read_text())
+        run = runs.get(path.stem, {})
         code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
         shown = json.dumps([c["outputs"] for c in code], ensure_ascii=False)
         out.append(
@@ -76,12 +77,59 @@ def status() -> str:
     return "\n".join(out) + "\n"
 
 
+def packages() -> dict[str, list[str]]:
+    """Page of the API reference -> its public modules; what lies in ``seqlib`` itself comes first."""
+    found: dict[str, list[str]] = {"seqlib": []}
+    for path in sorted((ROOT / "seqlib").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        if any(part.startswith("_") for part in parts):
+            continue
+        is_package = (ROOT / "seqlib" / parts[1]).is_dir() if len(parts) > 1 else False
+        page = parts[1] if is_package else "seqlib"
+        found.setdefault(page, []).append(".".join(parts))
+    return found
+
+
+def api_index() -> str:
+    """What there is, with the first sentence of each package."""
+    out = ["# API reference", "", "Made from the docstrings of `seqlib`, one page per package.", ""]
+    for page in packages():
+        folder = ROOT / "seqlib" / ("" if page == "seqlib" else page)
+        doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        title = "seqlib" if page == "seqlib" else f"seqlib.{page}"
+        out.append(f"- [`{title}`]({page}.md): {doc.split(chr(10) * 2)[0]}")
+    return "\n".join(out) + "\n"
+
+
+def api_page(page: str, modules: list[str]) -> str:
+    """Everything public in the modules of one package."""
+    out = [f"# {'seqlib' if page == 'seqlib' else f'seqlib.{page}'}"]
+    for module in modules:
+        is_page = module in ("seqlib", f"seqlib.{page}")
+        out += ["", "```{eval-rst}", f".. automodule:: {module}"]
+        if not is_page:
+            out[-2:-2] = [f"## `{module}`", ""]
+            out.append("   :members:")
+        out.append("```")
+    return "\n".join(out) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Only if it changed, so that a warm build stays quick."""
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 def main() -> None:
-    """Write each page only if it changed, so that a warm build stays quick."""
+    """Write every page."""
     for name, make in (("solutions", solutions), ("data", data), ("status", status)):
-        path, text = BOOK / f"{name}.md", make()
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+        write(BOOK / f"{name}.md", make())
+    write(BOOK / "api" / "index.md", api_index())
+    for page, modules in packages().items():
+        write(BOOK / "api" / f"{page}.md", api_page(page, modules))
 
 
 if __name__ == "__main__":

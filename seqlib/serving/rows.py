@@ -10,16 +10,15 @@ look-ups:
     manifest                   what is valid: **one** entry, so replacing it is the switch
 
 How a switch survives whatever is killed meanwhile is ``disk``'s business; what a row's bytes mean is
-the codec's.
+the codec's; how content is written anew is ``rewrite``'s.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,15 +27,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .codecs import Codec, Shape, codec
+from . import rewrite
+from .codecs import Shape, codec
 from .disk import Disk
-from .manifest import Manifest, StoreError, VersionError, entry, entry_name
+from .manifest import Manifest, StoreError, VersionError, entry_name
+from .rewrite import Progress, Project
 
-MAP_SIZE = 2**34  # addresses, not disk: the file is as large as what is in it
+MAP_SIZE = 2**34  # Addresses, not disk: the file is as large as what is in it.
 BLOCK_ROWS = 2**15
-
-Project = Callable[[NDArray[np.int64]], Any]  # ids (n,) -> rows (n, *shape), tensor or array
-Progress = Callable[[int, int], None]  # blocks written, blocks in all
 
 
 class Snapshot:
@@ -77,7 +75,8 @@ class Snapshot:
             rows (…, *shape) float32, zeros for a miss; found (…) bool. Cost O(ids · row).
         """
         slots = self.slots(ids)
-        flat, m = slots.reshape(-1), self.manifest
+        flat = slots.reshape(-1)
+        m = self.manifest
         if len(self._blocks) == 1:
             raw = self._blocks[0].take(np.maximum(flat, 0), axis=0)
         else:
@@ -95,7 +94,8 @@ class Snapshot:
 
     def written(self, ids: Tensor) -> Tensor:
         """(…) float64, the moment at which each id's row was made; NaN for a miss."""
-        slots, m = self.slots(ids), self.manifest
+        slots = self.slots(ids)
+        m = self.manifest
         generation = sorted(m.written)
         moment = np.array([m.written[g][1] for g in generation])
         at = moment[np.searchsorted(generation, self._stamp[np.maximum(slots, 0)])]
@@ -108,7 +108,8 @@ class Snapshot:
         if not self._open or m.rows != m.n_ids or m.codec != "float32" or len(self._blocks) != 1:
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that the array is read-only
+            # torch warns that the array is read-only, which is what it shall be.
+            warnings.simplefilter("ignore")
             return torch.from_numpy(self.codec.decode(self._blocks[0], m.shape))
 
 
@@ -175,7 +176,9 @@ class RowStore:
         """One state to read from, inside a ``with`` block.
 
         Args:
-            catalogue, version, shape: what the reader expects; None takes what there is.
+            catalogue: the items that the reader knows; None takes what there is.
+            version: the model that must have made the rows; None takes any.
+            shape: of the rows that the reader needs; None takes what there is.
 
         Raises:
             VersionError: other items, or rows of another model than ``version``.
@@ -183,20 +186,7 @@ class RowStore:
         """
         with self.disk.reading() as txn:
             m = self.disk.valid(txn)
-            if catalogue is not None and m.catalogue != catalogue:
-                raise VersionError(
-                    f"{self.path} was built for catalogue {m.catalogue!r}, this model knows "
-                    f"{catalogue!r}: its ids mean other items; build a store for this data set"
-                )
-            if shape is not None and m.shape != shape:
-                raise StoreError(
-                    f"{self.path} has rows of shape {m.shape}; this model needs {shape}"
-                )
-            if version is not None and m.versions != {version}:
-                raise VersionError(
-                    f"{self.path} has rows of model {sorted(m.versions)}, this model is "
-                    f"{version!r}: refresh the store, or allow stale keys"
-                )
+            _require_match(self.path, m, catalogue, version, shape)
             view = Snapshot(m, [self.disk.value(txn, key) for key in m.entries()])
             try:
                 yield view
@@ -204,7 +194,11 @@ class RowStore:
                 view._close()
 
     def verify(self) -> None:
-        """Read everything and compare checksums. Raises StoreError naming the damaged part."""
+        """Read everything and compare checksums.
+
+        Raises:
+            StoreError: naming the damaged part.
+        """
         with self.disk.reading() as txn:
             m = self.disk.valid(txn)
             for key, crc in zip(m.entries(), m.crc, strict=True):
@@ -234,7 +228,8 @@ class RowStore:
             ids: (n,) distinct, not negative; sorted here.
             project: called per block of ids, gives their rows (n, *shape).
             shape: of a row.
-            version, catalogue: digests for the manifest.
+            version: digest of the model, for the manifest.
+            catalogue: digest of the items, for the manifest.
             at: the moment of the projection, on the caller's clock (seconds, training steps).
             codec: how rows are kept, see ``codecs.codec``.
             block_rows: rows per block.
@@ -246,45 +241,19 @@ class RowStore:
             StoreError: another refresh is running; rows of a wrong shape, not finite, or beyond
                 what the codec keeps.
         """
-        ids = np.unique(np.asarray(ids, np.int64))
-        if not len(ids) or ids[0] < 0:
-            raise StoreError(f"ids has {len(ids)} ids from {ids[:1]}; give at least one, from 0")
-        if block_rows < 1:
-            raise StoreError(f"block_rows is {block_rows}; it must be at least 1")
-        kept = _codec(codec, shape)
-        with self.disk.refreshing() as old:
-            generation = 1 if old is None else old.generation + 1
-            parts = [ids[i : i + block_rows] for i in range(0, len(ids), block_rows)]
-            crc = []
-            for i, part in enumerate(parts):
-                raw = _encode(kept, project(part), (len(part), *shape))
-                crc.append(self.disk.put(entry(b"rows", generation, i), raw.tobytes()))
-                if progress is not None:
-                    progress(i + 1, len(parts))
-            slot = np.full(int(ids[-1]) + 1, -1, np.int32)
-            slot[ids] = np.arange(len(ids), dtype=np.int32)
-            stamp = np.full(len(ids), generation, np.uint32)
-            head = [
-                self.disk.put(entry(b"slot", generation), slot.tobytes()),
-                self.disk.put(entry(b"stamp", generation), stamp.tobytes()),
-            ]
-            new = Manifest(
-                generation=generation,
-                version=version,
-                catalogue=catalogue,
-                codec=kept.name,
-                shape=tuple(shape),
-                rows=len(ids),
-                n_ids=len(slot),
-                block_rows=block_rows,
-                slot=generation,
-                stamp=generation,
-                blocks=(generation,) * len(parts),
-                crc=(*head, *crc),
-                written={generation: (version, float(at))},
-                notes=dict(notes or {}),
-            )
-            return self.disk.switch(new)
+        return rewrite.replace_all(
+            self.disk,
+            ids,
+            project,
+            shape=shape,
+            version=version,
+            catalogue=catalogue,
+            at=at,
+            codec_name=codec,
+            block_rows=block_rows,
+            notes=notes or {},
+            progress=progress,
+        )
 
     def update(
         self,
@@ -301,92 +270,45 @@ class RowStore:
         Only blocks that hold one of the ids are written, so a cycle over slices of neighbouring ids
         writes each block about once when ``block_rows`` is at most a slice.
 
-        Arguments and errors are as in ``refresh``; also StoreError for an id that it lacks.
+        Args:
+            ids: (n,), those to replace.
+            project: as in ``refresh``.
+            version: as in ``refresh``.
+            at: as in ``refresh``.
+            notes: added to those in the manifest.
+            progress: as in ``refresh``.
+
+        Raises:
+            StoreError: as in ``refresh``; also an id that the store lacks.
         """
-        ids = np.unique(np.asarray(ids, np.int64))
-        with self.disk.refreshing() as old:
-            if old is None:
-                raise StoreError(f"{self.path} has no rows yet; refresh it whole first")
-            slots, stamp = self._places(old, ids)
-            generation = old.generation + 1
-            blocks, crc = list(old.blocks), list(old.crc)
-            touched = np.unique(slots // old.block_rows)
-            for n, i in enumerate(touched):
-                mine = slots // old.block_rows == i
-                raw = self._renewed(old, int(i), project, ids[mine], slots[mine])
-                blocks[i] = generation
-                crc[2 + i] = self.disk.put(entry(b"rows", generation, int(i)), raw.tobytes())
-                if progress is not None:
-                    progress(n + 1, len(touched))
-            stamp[slots] = generation
-            crc[1] = self.disk.put(entry(b"stamp", generation), stamp.tobytes())
-            alive = set(np.unique(stamp).tolist())
-            written = {g: w for g, w in old.written.items() if g in alive}
-            if generation in alive:
-                written[generation] = (version, float(at))
-            new = dataclasses.replace(
-                old,
-                generation=generation,
-                version=version,
-                stamp=generation,
-                blocks=tuple(blocks),
-                crc=tuple(crc),
-                written=written,
-                notes=dict(old.notes) | dict(notes or {}),
-            )
-            return self.disk.switch(new)
-
-    def _places(
-        self, old: Manifest, ids: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
-        """Rows of the ids, and a copy of all stamps. Raises StoreError for an id that is not held."""
-        with self.disk.reading() as txn:
-            raw = [bytes(self.disk.value(txn, key)) for key in old.entries()[:2]]
-        slot = np.frombuffer(raw[0], np.int32)
-        known = (ids >= 0) & (ids < len(slot))
-        slots = np.where(known, slot[np.where(known, ids, 0)], -1)
-        if (slots < 0).any():
-            raise StoreError(f"{self.path} does not hold id {ids[slots < 0][0]}; refresh it whole")
-        return slots, np.frombuffer(raw[1], np.uint32).copy()
-
-    def _renewed(
-        self,
-        old: Manifest,
-        block: int,
-        project: Project,
-        ids: NDArray[np.int64],
-        slots: NDArray[np.int32],
-    ) -> NDArray[np.uint8]:
-        """A copy of one valid block with the rows of some ids made anew."""
-        kept = codec(old.codec)
-        with self.disk.reading() as txn:
-            raw = self.disk.value(txn, old.entries()[2 + block])
-            rows = np.frombuffer(raw, np.uint8).reshape(-1, kept.nbytes(old.shape)).copy()
-        rows[slots - block * old.block_rows] = _encode(kept, project(ids), (len(ids), *old.shape))
-        return rows
+        return rewrite.replace_some(
+            self.disk,
+            ids,
+            project,
+            version=version,
+            at=at,
+            notes=notes or {},
+            progress=progress,
+        )
 
 
-def _codec(name: str, shape: Shape) -> Codec:
-    try:
-        kept = codec(name)
-        kept.nbytes(shape)
-    except ValueError as error:
-        raise StoreError(str(error)) from error
-    return kept
-
-
-def _encode(kept: Codec, rows: Any, shape: Shape) -> NDArray[np.uint8]:
-    """Rows as bytes, checked."""
-    if isinstance(rows, Tensor):
-        rows = rows.detach().cpu().numpy()
-    rows = np.asarray(rows)
-    if rows.shape != shape:
-        raise StoreError(f"rows has shape {rows.shape}; it must be {shape}")
-    if rows.dtype not in (np.float16, np.float32, np.float64):
-        raise StoreError(f"rows is {rows.dtype}; it must hold floats")
-    if not np.isfinite(rows).all():
-        raise StoreError("rows has NaN or infinity; the store keeps finite numbers only")
-    try:
-        return kept.encode(rows)
-    except ValueError as error:
-        raise StoreError(str(error)) from error
+def _require_match(
+    path: Path,
+    held: Manifest,
+    catalogue: str | None,
+    version: str | None,
+    shape: Shape | None,
+) -> None:
+    """Raise unless the store holds what a reader expects; None expects nothing."""
+    if catalogue is not None and held.catalogue != catalogue:
+        raise VersionError(
+            f"{path} was built for catalogue {held.catalogue!r}, this model knows "
+            f"{catalogue!r}: its ids mean other items; build a store for this data set"
+        )
+    if shape is not None and held.shape != shape:
+        raise StoreError(f"{path} has rows of shape {held.shape}; this model needs {shape}")
+    if version is not None and held.versions != {version}:
+        raise VersionError(
+            f"{path} has rows of model {sorted(held.versions)}, this model is "
+            f"{version!r}: refresh the store, or allow stale keys"
+        )

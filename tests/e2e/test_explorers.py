@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT
 
 import seqlib
+from seqlib import trace
 from seqlib.data.world import make_world, p_window
 from seqlib.viz import explorers
 from seqlib.viz.explorers import (
@@ -234,7 +235,8 @@ def transact():
 @pytest.fixture(scope="module")
 def twin():
     model = tiny.fill(seqlib.build("twin", tiny.spec(), seed=0), 0.3)
-    return explorers.TwinExplorer.of(model, tiny.batch(lengths=(400,)), tiny.spec())
+    request = tiny.request(lengths=(400,))
+    return explorers.TwinExplorer.of(trace.run(model, request), request, tiny.spec())
 
 
 def make(kind: str, request):

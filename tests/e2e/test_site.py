@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import itertools
 import json
 import re
@@ -11,10 +12,13 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT, SITE
 
+from seqlib.metrics import concordance
+
 CHAPTERS = sorted(p.stem for p in (ROOT / "chapters").glob("*.ipynb"))
 FIGURES = {"img": "image/png", "plotly": "application/vnd.plotly.v1+json"}
 PAGES = [f"chapters/{c}" for c in CHAPTERS]
 PAGES += [f"book/{p.stem}" for p in sorted((ROOT / "book").glob("*.md"))] + ["search", "genindex"]
+PAGES += [f"book/api/{p.stem}" for p in sorted((ROOT / "book" / "api").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -27,6 +31,16 @@ def test_page_loads(page, site, name):
 def test_no_page_is_left_out():
     built = {str(p.relative_to(SITE))[:-5] for p in SITE.rglob("*.html")}
     assert set(PAGES) <= built
+
+
+def test_the_api_reference_shows_each_parameter_on_its_own(page, site):
+    page.goto(f"{site}/book/api/seqlib.html")
+    entry = page.locator("dl.function:has(> dt[id='seqlib.metrics.concordance'])")
+    parameters = entry.locator("dd > dl.field-list > dd").first.locator("li strong")
+    assert parameters.all_inner_texts() == list(inspect.signature(concordance).parameters)
+    page.goto(f"{site}/book/api/index.html")
+    page.locator("article a", has_text="seqlib.search").first.click()
+    assert page.locator("h1").inner_text().startswith("seqlib.search")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

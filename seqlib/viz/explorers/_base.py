@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 _HERE = Path(__file__).parent
 _KIT = (_HERE / "kit.js").read_text()
 _CSS = (_HERE / "common.css").read_text()
-MAX_STATE = 60_000  # bytes of JSON: a notebook may hold 600 kB in all
+MAX_STATE = 60_000  # Bytes of JSON; a notebook may hold 600 kB in all.
 
 
 class _Explorer(anywidget.AnyWidget):
@@ -34,8 +34,16 @@ class _Explorer(anywidget.AnyWidget):
             )
         super().__init__(state=dict(state), **kwargs)
 
-    def __repr__(self) -> str:  # no address: notebook tests compare text
+    def __repr__(self) -> str:
+        """The name without an address, for notebook tests compare text."""
         return f"{type(self).__name__}()"
+
+
+def require_equal_lengths(**columns: Any) -> None:
+    """Raise ValueError, naming the columns and their lengths, unless all are of one length."""
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"lengths differ: {sizes}; they must be equal")
 
 
 # --- numbers for the browser ------------------------------------------------------------------
@@ -50,10 +58,14 @@ def pack(array: ArrayLike, bits: int = 12) -> dict[str, Any]:
     takes 20 kB in place of 90.
 
     Args:
-        array: any shape, finite. bits: 4 … 24.
+        array: any shape, finite.
+        bits: 4 … 24.
 
     Returns:
         ``{"shape", "scale", "bits", "text"}``; ``unpack`` gives the numbers that the browser uses.
+
+    Raises:
+        ValueError: NaN, infinity, or another number of bits.
     """
     a = np.asarray(array, np.float64)
     if not np.isfinite(a).all():
@@ -76,7 +88,8 @@ def unpack(packed: Any) -> NDArray[np.float64]:
     """What ``pack`` packed, as the browser reads it; plain lists come back as an array."""
     if not isinstance(packed, Mapping):
         return np.asarray(packed, np.float64)
-    bits, size = packed["bits"], int(np.prod(packed["shape"]))
+    bits = packed["bits"]
+    size = int(np.prod(packed["shape"]))
     sixes = np.array([_ALPHABET.index(c) for c in packed["text"]], np.int64)
     stream = (sixes[:, None] >> np.arange(6)[::-1] & 1).ravel()[: size * bits]
     codes = stream.reshape(-1, bits) @ (2 ** np.arange(bits)[::-1])

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._base import _CSS, _HERE, _KIT, _Explorer, _text, unpack
+from ._base import _CSS, _HERE, _KIT, _Explorer, _text, require_equal_lengths, unpack
+
+if TYPE_CHECKING:
+    from ...data.schema import DataSpec, Request
+    from ...trace import Trace
 
 SEARCHES = ("round robin", "sum", "hard", "newest")
 K_STEPS = (5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200)
 STEP = 1 / 512  # of the scores: a weight is then right to .1 %
 MINUTES = 1_440  # ages are sent in whole minutes
+NULL_KEY = 1e-3  # a softmax in float32 adds up to one better than that
 
 
 class TwinExplorer(_Explorer):
     """Both stages of TWIN on one life: choose a candidate, K and the search, and see which events
     are found, where in the life they lie, and how the exact search unit weighs them.
 
-    State: see ``twin_state``, or ``TwinExplorer.of`` for a trained ranker and one request.
+    State: see ``twin_state``, or ``TwinExplorer.of`` for one request and what a model recorded.
     """
 
     _esm = _KIT + (_HERE / "twin.js").read_text()
@@ -31,73 +36,60 @@ class TwinExplorer(_Explorer):
     @classmethod
     def of(
         cls,
-        model: Any,
-        request: Any,
-        spec: Any,
+        recorded: Trace,
+        request: Request,
+        spec: DataSpec,
         *,
         columns: Sequence[int] | None = None,
         titles: Sequence[str] | None = None,
         candidate_titles: Sequence[str] | None = None,
         field: str | None = None,
     ) -> Self:
-        """A ranker with TWIN as its encoder, on one request.
+        """One request, and what a ranker with TWIN as its encoder recorded on it.
 
         Args:
-            model: ``seqlib.build("twin", …)``, trained or not. request: one request, B = 1.
-            spec: the data set. columns: of the candidates; None takes the first six that differ in
-                the key field. titles: (n,) of the n real events; None names their key field.
+            recorded: ``trace.run(model, request)``: the scores of all events, "gsu.scores".
+            request: that one request, B = 1.
+            spec: the data set.
+            columns: of the candidates; None takes the first six that differ in the key field.
+            titles: (n,) of the n real events; None names their key field.
             candidate_titles: one per column; None names the key field and counts its events.
             field: of the hard search; None is the category, or else the key field, as for SIM.
 
         Raises:
-            ValueError: several requests, a column that doesn't exist, another encoder, a null key.
+            ValueError: several requests, a column or field that doesn't exist, records of another
+                encoder, of another request, or of one with a null key.
         """
-        import torch
-
-        from ... import trace
-
-        b, n = request.items.shape
-        if b != 1:
-            raise ValueError(f"request has {b} requests; give one, e.g. request[row : row + 1]")
-        table, key = spec.items, spec.key_field
-        field = field or ("category" if "category" in table.fields else key)
-        if field not in table.fields:
-            raise ValueError(f"no field {field!r}; there are {list(table.fields)}")
-        wanted = table.fields[key][request.items.id[0]].tolist()
-        if columns is None:
-            columns = sorted({k: j for j, k in reversed(list(enumerate(wanted)))}.values())[:6]
-        if bad := [j for j in columns if not 0 <= j < n]:
-            raise ValueError(f"columns {bad} do not exist; the request has {n} candidates")
-        encoder = getattr(model.encoder, "main", model.encoder)  # without a short branch beside it
-        if getattr(getattr(encoder, "esu", None), "null", None) is not None:
-            raise ValueError("the encoder has a null key; the explorer shows the paper's softmax")
-        was = model.training
-        model.eval()
-        try:
-            with torch.no_grad(), trace.capture() as seen:
-                model(request)
-        finally:
-            model.train(was)
-        if "gsu.scores" not in seen or seen["gsu.scores"].ndim != 4:
-            raise ValueError("the encoder recorded no scores of its heads; it must be TWIN")
-        alpha = torch.cat(seen.all("gsu.scores"), 1)[0, list(columns)].double()
-        real = request.events.mask[0]
-        item, picked = request.events.item[0, real], request.items.id[0, list(columns)]
-        topic, group = table.fields[key], table.fields[field]
+        key = spec.key_field
+        fields = spec.items.fields
+        field = field or ("category" if "category" in fields else key)
+        if field not in fields:
+            raise ValueError(f"no field {field!r}; there are {list(fields)}")
+        if len(request) != 1:
+            raise ValueError(
+                f"request has {len(request)} requests; give one, e.g. request[row : row + 1]"
+            )
+        topic = fields[key].cpu().numpy()
+        group = fields[field].cpu().numpy()
+        wanted = request.items.id[0].cpu().numpy()
+        columns = _columns(columns, topic[wanted])
+        real = request.events.mask[0].cpu().numpy()
+        item = request.events.item[0].cpu().numpy()[real]
+        picked = wanted[columns]
         same = topic[item] == topic[picked][:, None]
         if titles is None:
             titles = [f"{key} {i - 2}" for i in topic[item].tolist()]
         if candidate_titles is None:
             counts = zip(topic[picked].tolist(), same.sum(1).tolist(), strict=True)
-            candidate_titles = [f"{key} {i - 2} ({c} events)" for i, c in counts]
-        ages = (request.time - request.events.time[0, real]) / 86_400
+            candidate_titles = [f"{key} {i - 2} ({n} events)" for i, n in counts]
+        ages = (request.time - request.events.time[0]) / 86_400
         return cls(
             twin_state(
-                alpha[..., real].cpu().numpy(),
-                ages=ages.cpu().numpy(),
-                actions=request.events.action[0, real].cpu().numpy(),
-                same_key=same.cpu().numpy(),
-                same_field=(group[item] == group[picked][:, None]).cpu().numpy(),
+                _scores(recorded, (len(wanted), len(real)))[columns][..., real],
+                ages=ages.cpu().numpy()[real],
+                actions=request.events.action[0].cpu().numpy()[real],
+                same_key=same,
+                same_field=group[item] == group[picked][:, None],
                 titles=titles,
                 candidate_titles=candidate_titles,
                 action_names=spec.actions,
@@ -107,14 +99,58 @@ class TwinExplorer(_Explorer):
         )
 
 
+def _columns(columns: Sequence[int] | None, topic: NDArray) -> list[int]:
+    """The candidates to show: those given, or the first six that differ.
+
+    Args:
+        columns: of the candidates, or None.
+        topic: (C,) key field of the candidates.
+    """
+    if columns is None:
+        _, first = np.unique(topic, return_index=True)
+        return sorted(first.tolist())[:6]
+    if bad := [j for j in columns if not 0 <= j < len(topic)]:
+        raise ValueError(f"columns {bad} do not exist; the request has {len(topic)} candidates")
+    return list(columns)
+
+
+def _scores(recorded: Trace, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """α (C, A, L) of all candidates, however many at a time the search took.
+
+    Args:
+        recorded: what the model recorded on one request.
+        shape: (C, L) of that request.
+    """
+    if "gsu.scores" not in recorded or recorded["gsu.scores"].ndim != 4:
+        raise ValueError("the encoder recorded no scores of its heads; it must be TWIN")
+    parts = [part.double().cpu().numpy() for part in recorded.all("gsu.scores")]
+    alpha = np.concatenate(parts, 1)
+    if (len(alpha), alpha.shape[1], alpha.shape[-1]) != (1, *shape):
+        raise ValueError(
+            f"the recorded scores are {alpha.shape}; this request has (1, C, A, L) = "
+            f"(1, {shape[0]}, A, {shape[1]}): run the model once, on this request alone"
+        )
+    for weights in recorded.all("esu.weights"):
+        total = weights.double().sum(-1).cpu().numpy()
+        # Without an event all weights are 0; with events, only a null key can leave a part over.
+        if ((total > 0) & (total < 1 - NULL_KEY)).any():
+            raise ValueError("the encoder has a null key; the explorer shows the paper's softmax")
+    return alpha[0]
+
+
 def _whole(array: ArrayLike, step: float = 1.0) -> dict[str, Any]:
     """Multiples of ``step``, given as whole numbers: ``pack`` without error, in as few bits as they
     need. ``zero`` is what the middle code stands for."""
     a = np.asarray(array, np.int64)
     low = int(a.min())
     bits = max(int(a.max() - low).bit_length(), 1)
-    more = {"zero": (low + 2 ** (bits - 1)) * step, "text": _text(a - low, bits)}
-    return {"shape": list(a.shape), "scale": step, "bits": bits} | more
+    return {
+        "shape": list(a.shape),
+        "scale": step,
+        "bits": bits,
+        "zero": (low + 2 ** (bits - 1)) * step,
+        "text": _text(a - low, bits),
+    }
 
 
 def _open(packed: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -171,43 +207,29 @@ def twin_state(
     and the sum of their exponentials is the share of the whole attention that the K carry.
 
     Args:
-        alpha: (C, A, L) scores, newest event first, without padding. ages: (L,) days.
-        actions: (L,) bit sets. same_key, same_field: (C, L) bool, the event's item has the
-            candidate's key field (topic), the hard search's field (category).
-        titles: (L,). candidate_titles: (C,). action_names: of the bits, lowest first.
-        key, field: names of the two fields.
+        alpha: (C, A, L) scores, newest event first, without padding.
+        ages: (L,) days.
+        actions: (L,) bit sets.
+        same_key: (C, L) bool, the event's item has the candidate's key field (topic).
+        same_field: (C, L) bool, it has the candidate's field of the hard search (category).
+        titles: (L,).
+        candidate_titles: (C,).
+        action_names: of the bits, lowest first.
+        key: name of the key field.
+        field: name of the hard search's field.
 
     Raises:
         ValueError: lengths that don't fit each other, an empty history, scores that aren't finite.
     """
     a = np.asarray(alpha, np.float64)
-    if a.ndim != 3 or not a.size:
-        raise ValueError(f"alpha is {a.shape}; it must be (C, A, L), with at least one event")
-    c, _, length = a.shape
-    age, action = np.asarray(ages, np.float64), np.asarray(actions, np.int64)
-    same, near = np.asarray(same_key, bool), np.asarray(same_field, bool)
-    sizes = {"alpha": length, "ages": len(age), "actions": len(action), "titles": len(titles)}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"lengths differ: {sizes}; they must be equal")
-    if same.shape != (c, length) or near.shape != (c, length):
-        raise ValueError(
-            f"same_key is {same.shape} and same_field {near.shape}; both must be (C, L) = {(c, length)}"
-        )
-    if len(candidate_titles) != c:
-        raise ValueError(f"{c} candidates for {len(candidate_titles)} candidate_titles")
-    if not np.isfinite(a).all():
-        raise ValueError("alpha has NaN or infinity; leave padding out")
-    if (age < 0).any() or (np.diff(age) < 0).any():
-        raise ValueError("ages must be positive and rise: histories are newest first")
-    high = a.max(-1, keepdims=True)
-    log_weight = a - high - np.log(np.exp(a - high).sum(-1, keepdims=True))
-    codes = np.rint(log_weight / STEP).astype(np.int64).transpose(0, 2, 1)  # (C, L, A)
-    k = max(K_STEPS)
-    lists = [
-        np.unique(np.concatenate([_found(s, f, search, k) for search in SEARCHES]))
-        for s, f in zip(codes, near, strict=True)
-    ]
-    index = np.unique(np.concatenate(lists))
+    age = np.asarray(ages, np.float64)
+    action = np.asarray(actions, np.int64)
+    same = np.asarray(same_key, bool)
+    near = np.asarray(same_field, bool)
+    _require_life(a, age, action, same, near, titles, candidate_titles)
+    codes = _score_codes(a)
+    found = [_findable(c, f) for c, f in zip(codes, near, strict=True)]
+    index = np.unique(np.concatenate(found))
     names = {t: i for i, t in enumerate(dict.fromkeys(titles[j] for j in index))}
     return {
         "titles": list(names),
@@ -215,7 +237,7 @@ def twin_state(
         "actions": list(action_names),
         "key": key,
         "field": field,
-        "length": length,
+        "length": a.shape[-1],
         "activity": np.bincount((age // 7).astype(np.int64)).tolist(),
         "ks": list(K_STEPS),
         "events": {
@@ -230,9 +252,50 @@ def twin_state(
                 "kin": _whole(same[i, mine] * 2 + near[i, mine]),
                 "scores": _whole(codes[i, mine], STEP),
             }
-            for i, mine in enumerate(lists)
+            for i, mine in enumerate(found)
         ],
     }
+
+
+def _require_life(
+    alpha: NDArray,
+    age: NDArray,
+    action: NDArray,
+    same: NDArray,
+    near: NDArray,
+    titles: Sequence[str],
+    candidate_titles: Sequence[str],
+) -> None:
+    """Raise ValueError for what ``twin_state`` can't show."""
+    if alpha.ndim != 3 or not alpha.size:
+        raise ValueError(f"alpha is {alpha.shape}; it must be (C, A, L), with at least one event")
+    c, _, length = alpha.shape
+    require_equal_lengths(alpha=range(length), ages=age, actions=action, titles=titles)
+    if same.shape != (c, length) or near.shape != (c, length):
+        raise ValueError(
+            f"same_key is {same.shape} and same_field {near.shape}; both must be (C, L) = {(c, length)}"
+        )
+    if len(candidate_titles) != c:
+        raise ValueError(f"{c} candidates for {len(candidate_titles)} candidate_titles")
+    if not np.isfinite(alpha).all():
+        raise ValueError("alpha has NaN or infinity; leave padding out")
+    if (age < 0).any() or (np.diff(age) < 0).any():
+        raise ValueError("ages must be positive and rise: histories are newest first")
+
+
+def _score_codes(alpha: NDArray) -> NDArray[np.int64]:
+    """(C, A, L) scores -> (C, L, A) logarithms of their softmax over the life, in steps of STEP."""
+    high = alpha.max(-1, keepdims=True)
+    log_weight = alpha - high - np.log(np.exp(alpha - high).sum(-1, keepdims=True))
+    return np.rint(log_weight / STEP).astype(np.int64).transpose(0, 2, 1)
+
+
+def _findable(scores: NDArray, same_field: NDArray) -> NDArray[np.int64]:
+    """Sorted positions that any of the searches can find for one candidate."""
+    most = max(K_STEPS)
+    return np.unique(
+        np.concatenate([_found(scores, same_field, search, most) for search in SEARCHES])
+    )
 
 
 def twin_view(
@@ -246,7 +309,10 @@ def twin_view(
     """What ``TwinExplorer`` shows.
 
     Args:
-        k: at most the largest of ``K_STEPS``. search: one of ``SEARCHES``.
+        state: of the explorer.
+        candidate: which one.
+        k: at most the largest of ``K_STEPS``.
+        search: one of ``SEARCHES``.
         head: whose weights are shown; None is the mean over heads.
 
     Returns:
@@ -256,16 +322,21 @@ def twin_view(
         the attention over the whole life that lies on them; ``depth`` (A,) of the walk down every
         head's list, None for other searches; ``oldest`` and ``median`` age in days, None if nothing
         was found; ``top``, positions of the ten with the most weight.
+
+    Raises:
+        ValueError: an unknown search, or a k or head that there isn't.
     """
     if search not in SEARCHES:
         raise ValueError(f"search is {search!r}; one of {', '.join(SEARCHES)}")
     if not 1 <= k <= max(state["ks"]):
         raise ValueError(f"k is {k}; it must lie in 1 … {max(state['ks'])}")
-    c, events = state["candidates"][candidate], state["events"]
-    scores, kin = _open(c["scores"]), _open(c["kin"]).astype(np.int64)
+    chosen = state["candidates"][candidate]
+    events = state["events"]
+    scores = _open(chosen["scores"])
+    kin = _open(chosen["kin"]).astype(np.int64)
     if head is not None and not 0 <= head < scores.shape[1]:
         raise ValueError(f"head is {head}; there are {scores.shape[1]}, from 0")
-    row = np.cumsum(_open(c["gap"])).astype(np.int64)
+    row = np.cumsum(_open(chosen["gap"])).astype(np.int64)
     index = np.cumsum(_open(events["gap"])).astype(np.int64)[row]
     days = _open(events["minutes"])[row] / MINUTES
     own, depth = _round_robin(scores, k)
