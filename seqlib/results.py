@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def document(name: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it was never run; the message says how to run it.
+        ValueError: it is a draft, or was altered since it was written.
     """
     path = folder() / f"{name}.json"
     if not path.exists():
@@ -108,7 +110,19 @@ def document(name: str) -> dict[str, Any]:
             f"no stored experiment {name!r} (there are: {there}); "
             f"run it with: python -m experiments all {name}"
         )
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
+    again = f"python -m experiments all {name}"
+    if found.get("draft"):
+        raise ValueError(f"{path} is a draft, of unclean makers; commit, then run: {again}")
+    if found.get("digest") not in (None, digest_of(found)):
+        raise ValueError(f"{path} was altered since it was written; write it again with: {again}")
+    return found
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """64 bits of SHA-256, in hexadecimal, over all of a result but its own ``digest``."""
+    rest = json.loads(json.dumps({k: v for k, v in document.items() if k != "digest"}))
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(name: str) -> Results:
@@ -116,6 +130,7 @@ def load(name: str) -> Results:
 
     Raises:
         FileNotFoundError: it was never run; the message says how to run it.
+        ValueError: it is a draft, or was altered since it was written.
     """
     raw = document(name)
     known = ("reference", "rows", "differences")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,6 +144,40 @@ def available() -> dict[str, ModelCard]:
     return {name: entry.card for name, entry in _MODELS.items()}
 
 
+def _entry(name: str) -> _Entry:
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}; available: {', '.join(_MODELS)}")
+    return _MODELS[name]
+
+
+def configuration(name: str, **overrides: Any) -> Any:
+    """A model's configuration with all its defaults, without building the model.
+
+    Raises:
+        ValueError: unknown model or unknown override; the message lists what there is.
+    """
+    entry = _entry(name)
+    _require_options(name, entry, overrides)
+    return entry.config(**{**entry.defaults, **overrides})
+
+
+def code_of(name: str) -> list[str]:
+    """Modules where a model's encoder and configuration are defined.
+
+    Raises:
+        ValueError: unknown model.
+    """
+    entry = _entry(name)
+    return list(dict.fromkeys([entry.config.__module__, _module(entry.encoder)]))
+
+
+def _module(function: Callable[..., Any]) -> str:
+    """Where a function is defined; a partial one is its inner function's."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function.__module__
+
+
 def build(
     name: str,
     spec: DataSpec,
@@ -166,11 +201,10 @@ def build(
         ValueError: unknown model or unknown override; the message lists what there is.
     """
     entry = _entry(name)
-    _require_options(name, entry, overrides)
+    config = configuration(name, **overrides)
     if seed is not None:
         torch.manual_seed(seed)
     embedding = embedding or EmbeddingConfig()
-    config = entry.config(**{**entry.defaults, **overrides})
     items = ItemEmbedding(spec, embedding)
     encoder = entry.encoder(EventEmbedding(items, spec, embedding), spec, config)
     model = Ranker(items, encoder, spec, ranker or RankerConfig())

@@ -16,8 +16,10 @@ from seqlib.serving.twin_keys import twin_of
 from seqlib.serving.twin_savings import PAPER_CYCLE, PAPER_POOL, PAPER_REDUCTION, break_even
 from seqlib.viz import label
 
-from . import twin
-from .twin_search import ORACLE, SIZES, long_lives, of_plan
+from ..engine import cache
+from ..engine.summary import Study
+from . import plans
+from .models import ORACLE, SIZES, long_lives, of_plan, run_of
 
 Rows = list[dict[str, Any]]
 
@@ -195,8 +197,8 @@ def _clicks(main: Results, parts: Results, search: dict[str, Any]) -> Rows:
 def _lengths(main: Results, lengths: Results) -> Rows:
     """T-C9."""
     names = ("sim_hard", "sim_soft_pretrained", "twin")
-    at = [*twin.LENGTHS, twin.LIFE]
-    where = {k: main if k == twin.LIFE else lengths for k in at}
+    at = [*plans.LENGTHS, plans.LIFE]
+    where = {k: main if k == plans.LIFE else lengths for k in at}
     value = {n: [_value(where[k], n, k) for k in at] for n in names}
     gaps = {n: [where[k].difference("twin", n, k) for k in at] for n in names[:2]}
     widens = all(a["delta"] < b["delta"] for gap in gaps.values() for a, b in pairwise(gap))
@@ -219,8 +221,8 @@ def _predecessors(main: Results, parts: Results, search: dict[str, Any]) -> Rows
     gap = parts.difference("sim_hard", "sim_hard without gap")
     overlap, bits = search["overlap_hard_soft"]["mean"], search["eta_bits"]
     hashes = results.load("hash-twin")
-    widths = [_value(hashes, f"τ={w}, m=48") for w in twin.WIDTHS]
-    counts = sorted([*twin.BITS, 48])
+    widths = [_value(hashes, f"τ={w}, m=48") for w in plans.WIDTHS]
+    counts = sorted([*plans.BITS, 48])
     many = [_value(hashes, f"τ=3, m={m}") for m in counts]
     top = int(np.argmax(widths))
     return [
@@ -234,8 +236,27 @@ def _predecessors(main: Results, parts: Results, search: dict[str, Any]) -> Rows
             ", ".join(f"{m}: {r:.0f}" for m, r in zip(bits["bits"], bits["recall"], strict=True)) + " of 100",
             all(a < b for a, b in pairwise(bits["recall"]))),
         row("S-C4", "SDIM: a width in between is best, more bits saturate", "τ=3 of 1 … 10; flat near m=48",
-            "τ: " + ", ".join(f"{w}: {v:.4f}" for w, v in zip(twin.WIDTHS, widths, strict=True))
+            "τ: " + ", ".join(f"{w}: {v:.4f}" for w, v in zip(plans.WIDTHS, widths, strict=True))
             + "; m: " + ", ".join(f"{m}: {v:.4f}" for m, v in zip(counts, many, strict=True)),
             0 < top < len(widths) - 1 and many[-1] - many[-2] < many[1] - many[0],
             "1,000 events, 4 of 16 candidates"),
     ]  # fmt: skip
+
+
+def _jobs() -> list[cache.Job]:
+    return [run_of("twin", 0)]
+
+
+STUDY = Study(
+    summarise,
+    jobs=_jobs,
+    reads=(
+        "main-twin",
+        "parts-twin",
+        "length-twin",
+        "hash-twin",
+        "search-twin",
+        "staleness-twin",
+        "serving-twin",
+    ),
+)

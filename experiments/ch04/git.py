@@ -20,12 +20,8 @@ again *for these authors*.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +30,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqlib import runtime
-from seqlib.data import _git as git
-from seqlib.data._clone import opened
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests, history_end
 from seqlib.data.schema import SECONDS_PER_DAY
@@ -44,20 +38,19 @@ from seqlib.metrics import auc, gauc
 from seqlib.nn import MLP
 from seqlib.objectives import bce
 
-from . import runs
-from .pool import train
-from .runs import Run, cell, execute
+from ..engine import cache
+from ..engine.compare import Group, cell
+from ..engine.run import Run
+from ..engine.summary import Study, predictions, summarise
+from .git_data import full_history, history
 
-CLONE = "SEQLIB_GIT_CLONE"
-KNOWN = {"97e3422f41d94209577713af4f3a94e97d6c4eda": "Samba (github.com/samba-team/samba)"}
 SEEDS = (0, 1, 2)
-LIFE, SHORT = 10_000, 100
+LIFE = 10_000
+SHORT = 100
 HEAVY = 10_000  # events before a request
-MIN_EVENTS, TRAIN, TEST = 1_000, 7_000, 4_000
 WINDOWS = (100, 1_000, 10_000)
 QUARTER = 91.3125 * SECONDS_PER_DAY
 BY_HAND = {"counts by hand, L=100": SHORT, "counts by hand, life": LIFE}
-Group = list[Predictions]
 
 
 def main() -> list[Run]:
@@ -85,73 +78,6 @@ def pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
     out += [("topic_histogram, life", "topic_histogram, L=100")]
     out += [("sim_hard", b) for b in labels if b.endswith("L=100")]
     return out
-
-
-# --- data -------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def full_history() -> tuple[Dataset, dict[str, Any]]:
-    """The clone's data set with all its requests, and which history it is (no path, no name).
-
-    Raises:
-        GitError: the variable is not set, or names no complete clone.
-    """
-    if not os.environ.get(CLONE):
-        raise git.GitError(
-            f"this experiment reads a git clone of yours: set {CLONE} to the path of one whose "
-            f"busiest authors touched more than {HEAVY:,} files (`git log` is read, nothing fetched)"
-        )
-    path = Path(os.environ[CLONE])
-    with opened(path) as clone:
-        end = clone.ask("log", "-1", "--format=%ct")
-        date = clone.ask("log", "-1", "--format=%cs")
-        commits = clone.ask("rev-list", "--count", "HEAD")
-        roots = clone.ask("log", "--max-parents=0", "--format=%at %H", "HEAD")
-    data = git.git_history(path, min_events=MIN_EVENTS, now=float(end) if end else None)
-    if not roots or not commits:
-        raise git.GitError(
-            f"the history of {path} is not complete; 'git fsck' shows what is missing"
-        )
-    root = min(roots.split("\n"), key=lambda line: int(line.split()[0])).split()[1]
-    return data, {
-        "project": KNOWN.get(root, "not one this course knows"),
-        "oldest_root": root,
-        "head": clone.head,
-        "head_date": date,
-        "commits": int(commits),
-    }
-
-
-@lru_cache(maxsize=1)
-def history() -> Dataset:
-    """A seeded sample of the clone's requests, with whole histories.
-
-    Raises:
-        GitError: as ``full_history``, or the cache holds predictions for another history.
-    """
-    data, which = full_history()
-    rng = np.random.default_rng(0)
-
-    def some(requests: Requests, n: int) -> Requests:
-        rows = rng.choice(len(requests), min(n, len(requests)), replace=False)
-        return requests[np.sort(rows)]
-
-    stamp = {"head": which["head"], "settings": [MIN_EVENTS, TRAIN, TEST]}
-    _stamp(runs.CACHE / "git-history.json", stamp)
-    sample = dataclasses.replace(data, train=some(data.train, TRAIN), test=some(data.test, TEST))
-    return sample.validate()
-
-
-def _stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Runs are named without the clone, so the cache belongs to one history only."""
-    if path.exists() and json.loads(path.read_text()) != stamp:
-        raise git.GitError(
-            f"the cache holds predictions for another git history or sample; delete "
-            f"{path.parent.name}/git-* to train for this one"
-        )
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(stamp) + "\n")
 
 
 # --- what the history is ----------------------------------------------------------------------
@@ -370,32 +296,34 @@ def by_last_touch(data: Dataset, groups: dict[str, Group]) -> list[dict[str, Any
     return out
 
 
-def study(workers: int = 2) -> dict[str, Any]:
-    """Train what is missing and summarise: all test requests, and those of heavy lives."""
-    from .plans import summarise  # it lists the studies, so it imports this module
-
-    data, plan = history(), main()
-    train([r for r in plan if not (runs.CACHE / f"{r.key}.npz").exists()], workers)
-    groups: dict[str, Group] = {}
-    for run in plan:
-        groups.setdefault(run.name, []).append(execute(run))
-    groups |= {name: by_hand(data, n) for name, n in BY_HAND.items()}
-    _, quarter = np.unique(
-        np.stack([data.test.user, data.test.time // QUARTER], 1), axis=0, return_inverse=True
-    )
-    heavy = lengths_before(data, data.test) >= HEAVY
+def study() -> dict[str, Any]:
+    """All test requests, and those of heavy lives."""
+    dataset = history()
+    plan = main()
+    groups = {label: group for (label, _), group in predictions(plan).items()}
+    groups |= {name: by_hand(dataset, n) for name, n in BY_HAND.items()}
+    blocks = np.stack([dataset.test.user, dataset.test.time // QUARTER], 1)
+    _, quarter = np.unique(blocks, axis=0, return_inverse=True)
+    heavy = lengths_before(dataset, dataset.test) >= HEAVY
     some = {k: [p.rows(heavy) for p in g] for k, g in groups.items()}
     return {
         **summarise(plan),
         "differences": compare(groups, quarter),
         "by_hand": [{"label": k, "touched": _metrics(groups[k])} for k in BY_HAND],
-        "data": facts(data, heavy),
-        "counting": counting(data, np.ones(len(heavy), bool)),
-        "by_last_touch": by_last_touch(data, groups),
+        "data": facts(dataset, heavy),
+        "counting": counting(dataset, np.ones(len(heavy), bool)),
+        "by_last_touch": by_last_touch(dataset, groups),
         "heavy": {
             "events_before": HEAVY,
             "rows": [{"label": k, "touched": _metrics(g)} for k, g in some.items()],
             "differences": compare(some, quarter[heavy]),
-            "counting": counting(data, heavy),
+            "counting": counting(dataset, heavy),
         },
     }
+
+
+def _jobs() -> list[cache.Job]:
+    return list(main())
+
+
+STUDY = Study(study, jobs=_jobs)

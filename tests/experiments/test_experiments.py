@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-from experiments import drift, runs, transact_claims
-from experiments.plans import PLANS, STUDIES, label
-from experiments.runs import Run, execute
+from experiments.catalogue import PLANS, STUDIES
+from experiments.ch03 import claims as transact_claims
+from experiments.ch03 import drift
+from experiments.engine import cache
+from experiments.engine.cache import execute
+from experiments.engine.data import dataset
+from experiments.engine.run import Run
+from experiments.engine.summary import exact as ceiling
 from seqlib import results
 from seqlib.metrics import expected_auc
 
@@ -20,14 +24,31 @@ STORED = sorted(p.stem for p in results.folder().glob("*.json") if p.stem not in
 @pytest.mark.parametrize("name", STORED)
 def test_stored_results_are_what_the_plan_says(name):
     """Every (label, length) of the plan has a row with as many seeds, and nothing else is there."""
-    stored, plan = results.load(name), PLANS[name]()
+    stored = results.load(name)
+    plan = PLANS[name].runs()
     want: dict[tuple[str, int], int] = {}
     for run in plan:
-        want[label(run), run.length] = want.get((label(run), run.length), 0) + 1
+        want[run.label, run.length] = want.get((run.label, run.length), 0) + 1
     assert {(r["label"], r["length"]): r["seeds"] for r in stored.rows} == want
     assert {"commit", "torch", "cores", "device"} <= set(stored.provenance)
     for d in stored.differences:
         assert d["low"] <= d["delta"] <= d["high"]
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_plan_compares_with_its_own_baselines(name):
+    """The stored pairs are those of the plan's baselines, and every baseline is one of its labels."""
+    plan = PLANS[name]
+    points = {(run.label, run.length) for run in plan.runs()}
+    labels = {label for label, _ in points}
+    assert set(plan.baselines) <= labels
+    want = {
+        (a, b, length)
+        for a, length in points
+        for b, other in points
+        if a != b and (b in plan.across or (b in plan.baselines and length == other))
+    }
+    assert {(d["a"], d["b"], d["length"]) for d in results.load(name).differences} == want
 
 
 def test_main_experiments_have_three_seeds_and_all_controls():
@@ -40,7 +61,7 @@ def test_main_experiments_have_three_seeds_and_all_controls():
 @pytest.mark.slow
 def test_the_smallest_point_comes_out_again(tmp_path, monkeypatch):
     """Item-only, seed 0, trained anew: same recipe, same number to the third decimal."""
-    monkeypatch.setattr(runs, "CACHE", tmp_path)
+    monkeypatch.setattr(cache, "FOLDER", tmp_path)
     p = execute(Run(data="course", model="item_only", length=100))
     got = expected_auc(p.score[..., 0], p.truth[..., 0])
     stored = results.load("main-course").metric("item_only", "e_auc")[1][0]
@@ -49,21 +70,9 @@ def test_the_smallest_point_comes_out_again(tmp_path, monkeypatch):
     assert (again.score == p.score).all()
 
 
-def test_a_run_is_named_by_all_its_settings():
-    base = Run(data="course", model="din", length=100)
-    others = [
-        Run(data="control", model="din", length=100),
-        Run(data="course", model="din", length=100, seed=1),
-        Run(data="course", model="din", length=100, history="other"),
-        Run(data="course", model="din", length=100, model_options=(("softmax", True),)),
-    ]
-    assert len({r.key for r in [base, *others]}) == 5
-    assert json.loads(json.dumps(base.key)) == base.key
-
-
 def test_the_probe_finds_the_worlds_own_coefficients_and_none_in_no_history():
-    world = runs.dataset("course")
-    exact = drift.exact(world.test)
+    world = dataset("course")
+    exact = ceiling(world.test)
     found = transact_claims.probe([exact], world.test)
     assert found["transition_share"] == pytest.approx(1, abs=0.15)  # logits of mixtures: not linear
     assert found["fatigue_share"] == pytest.approx(1, abs=0.15)
@@ -74,8 +83,8 @@ def test_the_probe_finds_the_worlds_own_coefficients_and_none_in_no_history():
 
 
 def test_lifts_and_subsets_of_a_model_against_itself_are_zero():
-    world = runs.dataset("course")
-    exact = drift.exact(world.test)
+    world = dataset("course")
+    exact = ceiling(world.test)
     same = transact_claims.lift([exact], [exact], transact_claims.REPIN)
     assert (same.delta, same.low, same.high) == (0, 0, 0)
     among = world.test.extra["T"] > 0
@@ -91,7 +100,7 @@ def test_entropy_of_a_feed_by_hand():
 
 
 def test_joined_requests_keep_both_in_order():
-    world = runs.dataset("course")
+    world = dataset("course")
     both = drift.joined(world.train[:3], world.test[:2])
     assert len(both) == 5
     assert both.user.tolist() == [*world.train.user[:3], *world.test.user[:2]]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_public import git_in, make_clone, random_history
 
-from experiments import git_twin, runs
-from experiments.runs import execute
+from experiments.ch04 import git as git_twin
+from experiments.ch04 import git_data
+from experiments.engine import cache, data
 from seqlib.data.public import GitError, git_history
 from seqlib.evaluate import Predictions
 from seqlib.metrics import auc
@@ -24,14 +25,20 @@ def busy_clone(tmp_path_factory):
 @pytest.fixture
 def small(busy_clone, tmp_path, monkeypatch):
     """The experiment as it is, but for sizes, on the small clone."""
-    monkeypatch.setenv(git_twin.CLONE, str(busy_clone))
-    monkeypatch.setattr(runs, "CACHE", tmp_path / "cache")
-    for name, value in {"MIN_EVENTS": 5, "TRAIN": 64, "TEST": 30, "HEAVY": 150, "LIFE": 120,
-                        "SHORT": 10, "WINDOWS": (10, 50), "SEEDS": (0, 1),
-                        "BY_HAND": {"counts by hand, life": 50}}.items():  # fmt: skip
+    monkeypatch.setenv(git_data.CLONE, str(busy_clone))
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    for name, value in {"MIN_EVENTS": 5, "TRAIN": 64, "TEST": 30}.items():
+        monkeypatch.setattr(git_data, name, value)
+    for name, value in {
+        "HEAVY": 150,
+        "LIFE": 120,
+        "SHORT": 10,
+        "WINDOWS": (10, 50),
+        "SEEDS": (0, 1),
+        "BY_HAND": {"counts by hand, life": 50},
+    }.items():
         monkeypatch.setattr(git_twin, name, value)
-    monkeypatch.setattr(git_twin, "train", lambda plan, workers: [execute(r) for r in plan])
-    caches = (git_twin.full_history, git_twin.history, runs.dataset)
+    caches = (git_data.full_history, git_data.history, data.dataset)
     for cached in caches:
         cached.cache_clear()
     yield busy_clone
@@ -55,7 +62,7 @@ def test_the_study_runs_end_to_end_and_names_the_history_only(small):
             assert i["low"] <= i["delta"] <= i["high"]
         assert d["gauc"]["better_for"] <= d["gauc"]["of"] <= d["users"] <= d["quarters"]["n"]
     positives = sum(b["positives"] for b in found["by_last_touch"])
-    assert positives == git_twin.history().test.labels.sum()
+    assert positives == git_data.history().test.labels.sum()
     data = found["data"]
     assert data["head"] == git_in(small, "rev-parse", "HEAD").stdout.decode().strip()
     assert (data["project"], data["commits"]) == ("not one this course knows", 300)
@@ -63,22 +70,26 @@ def test_the_study_runs_end_to_end_and_names_the_history_only(small):
     assert data["train_requests"]["used"] == 64 < data["train_requests"]["of"]
 
 
-def test_a_cache_of_another_history_is_refused(small, monkeypatch):
-    git_twin.history()
-    git_twin.history.cache_clear()
-    monkeypatch.setattr(git_twin, "TEST", 29)
-    with pytest.raises(GitError, match=r"another git history or sample; delete cache/git-\*"):
-        git_twin.history()
+def test_runs_of_another_history_or_sample_have_other_keys(small, monkeypatch):
+    run = git_twin.main()[0]
+    key = run.key
+    monkeypatch.setattr(git_data, "TEST", 29)
+    other_sample = run.key
+    monkeypatch.setattr(git_data, "TEST", 30)
+    source = data.source("git")
+    elsewhere = dataclasses.replace(source, identity=lambda: {"head": "0" * 40})
+    monkeypatch.setattr(data, "source", lambda name: elsewhere)
+    assert len({key, other_sample, run.key}) == 3
 
 
 def test_without_a_clone_the_variable_is_named(small, monkeypatch, tmp_path):
-    monkeypatch.delenv(git_twin.CLONE)
-    git_twin.full_history.cache_clear()
+    monkeypatch.delenv(git_data.CLONE)
+    git_data.full_history.cache_clear()
     with pytest.raises(GitError, match="set SEQLIB_GIT_CLONE to the path of one"):
-        git_twin.full_history()
-    monkeypatch.setenv(git_twin.CLONE, str(tmp_path))
+        git_data.full_history()
+    monkeypatch.setenv(git_data.CLONE, str(tmp_path))
     with pytest.raises(GitError, match="is not a git clone"):
-        git_twin.full_history()
+        git_data.full_history()
 
 
 def test_ranks_and_counts_are_those_of_a_loop(busy_clone, monkeypatch):
@@ -106,7 +117,7 @@ def test_counts_by_hand_learn_what_can_be_counted(small):
         rank, _ = git_twin.past(data, requests, np.arange(len(data.spec.items)))
         return dataclasses.replace(requests, labels=(rank < 50).astype(np.uint8)[..., None])
 
-    data = git_twin.history()
+    data = git_data.history()
     data = dataclasses.replace(data, train=labelled(data.train), test=labelled(data.test))
     group = git_twin.by_hand(data, 50)
     assert [p.score.shape for p in group] == [(30, 10, 1)] * 2

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .runs import Run
+from ..engine.run import Run
+from ..engine.summary import Plan
 
 SEEDS = (0, 1, 2)
 LIFE = 10_000
 LENGTHS = (1_000, 3_000)
 SEARCH = ("sim_hard", "sim_soft_pretrained", "eta", "sdim", "twin", "twin_evidence")
-WIDTHS, BITS = (1, 2, 3, 4, 6), (6, 12, 24, 96)  # SDIM: τ at m = 48, m at τ = 3
+WIDTHS = (1, 2, 3, 4, 6)  # SDIM's τ, at m = 48 bits
+BITS = (6, 12, 24, 96)  # SDIM's m, at τ = 3
 RECIPE: dict[str, Any] = {"data": "course", "epochs": 1, "sort": True}
 
 
@@ -80,3 +82,21 @@ def real() -> list[Run]:
         *seeds("sim_hard", length=LIFE, **data),
         *seeds("twin", length=LIFE, **data),
     ]
+
+
+# Whole-life models are held against the best models on the newest 100 events.
+SHORT = ("din_similarity, L=100", "topic_histogram, L=100")
+PLANS = {
+    "main-twin": Plan(
+        main,
+        baselines=("sim_hard", "sim_hard by topic", "sim_soft_pretrained", "twin"),
+        across=SHORT,
+    ),
+    "parts-twin": Plan(
+        parts,
+        baselines=("twin", "sim_hard", "sim_soft_pretrained", "sim_soft_joint"),
+    ),
+    "length-twin": Plan(lengths, baselines=("sim_hard", "sim_soft_pretrained", "twin")),
+    "hash-twin": Plan(hashes),
+    "real-twin": Plan(real, baselines=("no history", "sim_hard", "twin"), across=SHORT),
+}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .runs import Run
+from ..engine.run import Run
+from ..engine.summary import Plan
 
 SEEDS = (0, 1, 2)
 START: dict[str, Any] = {"n_layers": 1, "dropout": 0.0, "tied": 4.0}
@@ -109,10 +110,10 @@ def longer() -> list[Run]:
     free = tuple(sorted({**START, "window": 0.0}.items()))
     runs = []
     for s in SEEDS:
-        runs.append(Run(seed=s, **{**at, "model": "transact", "epochs": 3, "name": "TransAct"},
-                        model_options=free))  # fmt: skip
-        din = {**at, "lr": 5e-3, "epochs": 10}
-        runs.append(Run(seed=s, **{**din, "model": "din", "name": "DIN"}))
+        transact = {**at, "model": "transact", "epochs": 3, "name": "TransAct"}
+        din = {**at, "model": "din", "epochs": 10, "lr": 5e-3, "name": "DIN"}
+        runs.append(Run(seed=s, model_options=free, **transact))
+        runs.append(Run(seed=s, **din))
     return runs
 
 
@@ -124,3 +125,26 @@ def real() -> list[Run]:
     settings = tuple(sorted({**START, "window": 0.0}.items()))
     recipe = {**RECIPE, **data, "model": "transact", "length": 100, "name": "TransAct, no window"}
     return runs + [Run(seed=s, model_options=settings, **recipe) for s in SEEDS]
+
+
+PLANS = {
+    "main-transact": Plan(
+        main,
+        baselines=(
+            "no history",
+            "average pooling",
+            "DIN",
+            "DIN, all candidates",
+            "TransAct",
+            "TransAct, no window",
+        ),
+    ),
+    "parts-transact": Plan(parts, baselines=("first K + maximum",)),
+    "length-transact": Plan(by_length, baselines=("concat",)),
+    "hybrid-transact": Plan(hybrid, baselines=("hybrid",)),
+    "long-transact": Plan(longer, baselines=("TransAct", "DIN")),
+    "real-transact": Plan(
+        real,
+        baselines=("no history", "DIN, all candidates", "TransAct, no window"),
+    ),
+}

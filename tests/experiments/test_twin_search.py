@@ -10,8 +10,11 @@ import tiny
 import torch
 
 import seqlib
-from experiments import runs, twin, twin_search
-from experiments.twin_search import OtherSearch, cyclic, ordered
+from experiments.ch04 import models, plans, search, staleness
+from experiments.ch04.models import OtherSearch, ordered
+from experiments.ch04.staleness import cyclic
+from experiments.engine import cache, data
+from experiments.engine.run import Run
 from seqlib import results
 from seqlib.search import Hits, hits_at_k, topk
 
@@ -26,8 +29,8 @@ def test_the_curve_counts_as_hits_at_k_does():
     g = torch.Generator().manual_seed(0)
     order = topk(torch.rand(2, 3, 400, generator=g), 400)
     oracle = topk(torch.rand(2, 3, 400, generator=g), 100)
-    got = twin_search.curve(order, oracle)
-    for i, n in enumerate(twin_search.SIZES):
+    got = models.curve(order, oracle)
+    for i, n in enumerate(models.SIZES):
         first = Hits(order.index[..., :n], order.mask[..., :n])
         assert torch.equal(got[..., i], hits_at_k(first, oracle))
     assert (got[..., -1] == 100).all()
@@ -73,28 +76,28 @@ def test_slices_in_turns_leave_rows_of_every_age():
 
 def test_where_a_falling_line_crosses():
     y = np.array([100.0, 98.0, 90.0])
-    assert twin_search._crossing((0, 10, 20), y, 94.0) == 15
-    assert twin_search._crossing((0, 10, 20), y, 80.0) is None
+    assert staleness._crossing((0, 10, 20), y, 94.0) == 15
+    assert staleness._crossing((0, 10, 20), y, 80.0) is None
 
 
 def test_models_of_the_studies_are_in_the_plans():
-    names = {r.name for r in (*twin.main(), *twin.parts())}
-    assert set(twin_search.SEARCHES) <= names
-    with pytest.raises(StopIteration):
-        twin_search.of_plan("no such run", 0)
+    names = {r.name for r in (*plans.main(), *plans.parts())}
+    assert set(search.SEARCHES) <= names
+    with pytest.raises(KeyError, match="no such run"):
+        models.of_plan("no such run", 0)
 
 
 def test_weights_are_kept_beside_predictions_and_made_again_when_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CACHE", tmp_path)
-    world = runs.dataset("course")
+    monkeypatch.setattr(cache, "FOLDER", tmp_path)
+    world = data.dataset("course")
     small = dataclasses.replace(world, train=world.train[:64], test=world.test[:16])
-    monkeypatch.setattr(runs, "dataset", lambda name: small)
-    run = runs.Run(data="course", model="item_only", length=10, epochs=1)
-    runs.execute(run)
+    monkeypatch.setattr(data, "dataset", lambda name: small)
+    run = Run(data="course", model="item_only", length=10, epochs=1)
+    cache.execute(run)
     (file,) = tmp_path.glob("*.safetensors")
-    first = runs.trained(run).state_dict()
+    first = cache.trained(run).state_dict()
     file.unlink()
-    again = runs.trained(run).state_dict()
+    again = cache.trained(run).state_dict()
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert file.exists()
 

@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +22,26 @@ from seqlib.data.log import BatchLoader, Requests
 from seqlib.data.schema import SECONDS_PER_DAY
 from seqlib.data.world import make_world
 from seqlib.evaluate import Predictions, bootstrap, paired_lift, predict
+from seqlib.models.registry import configuration
 from seqlib.multitask import hits, utility
 from seqlib.train import FitConfig, fit
 
-from .runs import CACHE, cell
+from ..engine import cache, data
+from ..engine.compare import cell
+from ..engine.piece import Piece
+from ..engine.summary import Study, exact
 
 SEEDS = (0, 1, 2)
-BIN, FIRST, WINDOW = 28, 560, 260  # days
-RETRAINED = (616, 672)
-LENGTH, SLATE, TOP = 50, 64, 10
+FIRST = 560  # the day before which models are trained
+WINDOW = 260  # days of training
+BIN = 28  # days of a bin of age
+RETRAINED = (616, 672)  # days before which others are trained again
+LENGTH = 50
+SLATE = 64  # candidates of a feed
+TOP = 10  # of them shown
+FEED: dict[str, Any] = {"C": SLATE, "R_train": 1, "R_test": 6}
+BATCH = 32
+CANDIDATES = 4
 ACTIONS: dict[str, Any] = {"n_layers": 1, "dropout": 0.0, "tied": 4.0, "seq_len": LENGTH}
 MODELS: dict[str, tuple[str, dict[str, Any], float]] = {
     "without": ("item_only", {}, 5e-3),
@@ -60,7 +67,13 @@ def trained(world, requests: Requests, name: str, seed: int) -> torch.nn.Module:
     runtime.setup(1, seed)
     model = seqlib.build(model_name, world.spec, seed=seed, **options)
     loader = BatchLoader(
-        world.log, requests, length=LENGTH, batch_size=32, shuffle=True, seed=seed, candidates=4
+        world.log,
+        requests,
+        length=LENGTH,
+        batch_size=BATCH,
+        shuffle=True,
+        seed=seed,
+        candidates=CANDIDATES,
     )
     fit(model, loader, FitConfig(epochs=1, lr=lr, seed=seed), device="cpu")
     return model
@@ -68,19 +81,9 @@ def trained(world, requests: Requests, name: str, seed: int) -> torch.nn.Module:
 
 def scored(model, world, requests: Requests) -> Predictions:
     """Predictions on requests, in their order."""
-    loader = BatchLoader(world.log, requests, length=LENGTH, batch_size=32, sort_by_length=True)
+    calm: dict[str, Any] = {"length": LENGTH, "batch_size": BATCH, "sort_by_length": True}
+    loader = BatchLoader(world.log, requests, **calm)
     return predict(model, loader)
-
-
-def kept(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What ``make`` returns, from the cache if it was made before."""
-    if not path.exists():
-        CACHE.mkdir(exist_ok=True)
-        beside = path.with_name(f".{path.stem}.npz")
-        np.savez_compressed(beside, **make())  # type: ignore[arg-type]
-        beside.replace(path)
-    with np.load(path) as z:
-        return {k: z[k] for k in z.files}
 
 
 def ageing_run(seed: int) -> dict[str, np.ndarray]:
@@ -89,55 +92,72 @@ def ageing_run(seed: int) -> dict[str, np.ndarray]:
     All are trained on equally many requests, drawn from their own 260 days: a model must not look
     fresh or stale because it saw more or fewer.
     """
-
-    def make() -> dict[str, np.ndarray]:
-        world = make_world("drift", seed=0)
-        requests, out = joined(world.train, world.test), {}
-        periods = {
-            day: requests.between((day - WINDOW) * SECONDS_PER_DAY, day * SECONDS_PER_DAY)
-            for day in (FIRST, *RETRAINED)
-        }
-        n = min(len(r) for r in periods.values())
-        for day, period in periods.items():
-            rows = np.sort(np.random.default_rng(seed).choice(len(period), n, replace=False))
-            for name in ("without", "with"):
-                model = trained(world, period[rows], name, seed)
-                out[f"{name}|{day}"] = scored(model, world, world.test).score.astype(np.float32)
-        return out
-
-    return kept(CACHE / f"drift-ageing-{seed}.npz", make)
+    world = make_world("drift", seed=0)
+    requests = joined(world.train, world.test)
+    periods = {
+        day: requests.between((day - WINDOW) * SECONDS_PER_DAY, day * SECONDS_PER_DAY)
+        for day in (FIRST, *RETRAINED)
+    }
+    n = min(len(r) for r in periods.values())
+    out = {}
+    for day, period in periods.items():
+        rows = np.sort(np.random.default_rng(seed).choice(len(period), n, replace=False))
+        for name in ("without", "with"):
+            model = trained(world, period[rows], name, seed)
+            out[f"{name}|{day}"] = scored(model, world, world.test).score.astype(np.float32)
+    return out
 
 
 def feed_run(seed: int) -> dict[str, np.ndarray]:
     """Scores of slates of 64 candidates by models with and without the window."""
-
-    def make() -> dict[str, np.ndarray]:
-        world, slates = make_world("drift", seed=0), feed()
-        begin, end = ((FIRST - WINDOW) * SECONDS_PER_DAY, FIRST * SECONDS_PER_DAY)
-        past, out = world.train.between(begin, end), {}
-        for name in MODELS:
-            model = trained(world, past, name, seed)
-            out[f"{name}|slate"] = scored(model, slates, slates.test).score.astype(np.float32)
-        return out
-
-    return kept(CACHE / f"drift-feed-{seed}.npz", make)
+    world = make_world("drift", seed=0)
+    slates = feed()
+    begin = (FIRST - WINDOW) * SECONDS_PER_DAY
+    past = world.train.between(begin, FIRST * SECONDS_PER_DAY)
+    out = {}
+    for name in MODELS:
+        model = trained(world, past, name, seed)
+        out[f"{name}|slate"] = scored(model, slates, slates.test).score.astype(np.float32)
+    return out
 
 
 def feed():
     """The same world and the same lives, with slates of 64 candidates."""
-    return make_world("drift", seed=0, C=SLATE, R_train=1, R_test=6)
+    return make_world("drift", seed=0, **FEED)
+
+
+def pieces() -> list[Piece]:
+    """Feeds and ageing of every seed."""
+    models = {
+        name: {"model": model, "options": dataclasses.asdict(configuration(model, **options)),
+               "fit": dataclasses.asdict(FitConfig(epochs=1, lr=lr))}
+        for name, (model, options, lr) in MODELS.items()
+    }  # fmt: skip
+    settings = {
+        "world": data.source("drift").settings(),
+        "models": models,
+        "length": LENGTH,
+        "batch_size": BATCH,
+        "candidates": CANDIDATES,
+        "first": FIRST,
+        "window": WINDOW,
+        "retrained": RETRAINED,
+        "feed": FEED,
+    }
+    feeds = [Piece("drift-feed", feed_run, {"seed": s}, settings) for s in SEEDS]
+    return [*feeds, *(Piece("drift-ageing", ageing_run, {"seed": s}, settings) for s in SEEDS)]
 
 
 def study() -> dict[str, Any]:
-    """Run what is missing and summarise: ageing by bin, and the feed's diversity."""
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        feeds = pool.map(feed_run, SEEDS)
-        ages = pool.map(ageing_run, SEEDS)
-        return {
-            "ageing": _ageing(make_world("drift", seed=0), list(ages)),
-            "diversity": _diversity(feed(), list(feeds)),
-            "settings": json.loads(json.dumps({"models": MODELS, "length": LENGTH, "top": TOP})),
-        }
+    """Ageing by bin, and the feed's diversity."""
+    kept: dict[str, list[dict[str, np.ndarray]]] = {}
+    for piece in pieces():
+        kept.setdefault(piece.name, []).append(cache.obtain(piece))
+    return {
+        "ageing": _ageing(make_world("drift", seed=0), kept["drift-ageing"]),
+        "diversity": _diversity(feed(), kept["drift-feed"]),
+        "settings": json.loads(json.dumps({"models": MODELS, "length": LENGTH, "top": TOP})),
+    }
 
 
 def _group(requests: Requests, stored, key: str, keep: np.ndarray) -> list[Predictions]:
@@ -178,13 +198,6 @@ def _ageing(world, stored) -> list[dict[str, Any]]:
              "lost_by_age": {k: cell(i) for k, i in ageing.items()}}
         )  # fmt: skip
     return out
-
-
-def exact(requests: Requests) -> Predictions:
-    """The exact probabilities as predictions: the ceiling."""
-    assert requests.truth is not None
-    label, user = requests.labels.astype(np.float64), requests.user.astype(np.int64)
-    return Predictions(requests.truth, label, user, np.arange(len(user)), requests.truth)
 
 
 def _diversity(world, stored) -> dict[str, Any]:
@@ -236,3 +249,6 @@ def _engaged_today(world, topic: np.ndarray) -> np.ndarray:
         near = (t < now) & (t >= now - SECONDS_PER_DAY) & ((log.action[rows] & 7) > 0)
         out[r] = np.isin(topic[r], of[log.item[rows][near]])
     return out
+
+
+STUDY = Study(study, jobs=lambda: list(pieces()))

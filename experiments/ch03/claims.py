@@ -13,25 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from seqlib.evaluate import Interval, Lift, Predictions, bootstrap, paired_lift
+from seqlib.evaluate import Interval, Lift, bootstrap, paired_lift
 from seqlib.multitask import hits, utility
 from seqlib.results import all_above, is_clear, turned
 
-from . import transact
-from .drift import exact
-from .runs import Run, cell, dataset, execute
+from ..engine import cache
+from ..engine.compare import Group, cell
+from ..engine.data import dataset
+from ..engine.run import Run
+from ..engine.summary import Study, exact
+from . import plans
 
 CLICK, REPIN, HIDE = range(3)
 FUSED = (10, 50, 100)  # lengths at which both concat and append were trained
 SEEDS_LEFT_OUT = "intervals over users only"
-Group = list[Predictions]
 
 
 def groups(runs: Sequence[Run]) -> dict[tuple[str, int], Group]:
     """(name, length) -> predictions of its seeds."""
     out: dict[tuple[str, int], Group] = {}
     for run in runs:
-        out.setdefault((run.name, run.length), []).append(execute(run))
+        out.setdefault((run.name, run.length), []).append(cache.execute(run))
     return out
 
 
@@ -89,10 +91,8 @@ def probe(group: Group, requests) -> dict[str, float]:
 def summarise() -> dict[str, Any]:
     """All claims, subsets and probes."""
     data = dataset("course")
-    main, parts = groups(transact.main()), groups(transact.parts())
-    length, mix, long = (
-        groups(f()) for f in (transact.by_length, transact.hybrid, transact.longer)
-    )
+    main, parts = groups(plans.main()), groups(plans.parts())
+    length, mix, long = (groups(f()) for f in (plans.by_length, plans.hybrid, plans.longer))
     m = {name: g for (name, _), g in main.items()}
     p = {name: g for (name, _), g in parts.items()}
     h = {name: g for (name, _), g in mix.items()}
@@ -256,3 +256,11 @@ def _by_history(m: dict[str, Group], data) -> tuple[Lift, Lift]:
         a, b = ([p.rows(keep) for p in m[n]] for n in ("TransAct, no window", "no history"))
         out.append(lift(a, b, REPIN))
     return out[0], out[1]
+
+
+def _runs() -> list[cache.Job]:
+    made = (plans.main, plans.parts, plans.by_length, plans.hybrid, plans.longer)
+    return [run for make in made for run in make()]
+
+
+STUDY = Study(summarise, jobs=_runs)

@@ -1,0 +1,1 @@
+"""Chapters 01 and 02: pooling and DIN."""
