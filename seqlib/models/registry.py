@@ -144,12 +144,6 @@ def available() -> dict[str, ModelCard]:
     return {name: entry.card for name, entry in _MODELS.items()}
 
 
-def _entry(name: str) -> _Entry:
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; available: {', '.join(_MODELS)}")
-    return _MODELS[name]
-
-
 def configuration(name: str, **overrides: Any) -> Any:
     """A model's configuration with all its defaults, without building the model.
 
