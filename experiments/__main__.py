@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _do(options: argparse.Namespace) -> int:
-    if unknown := set(options.names) - set(ALL):
+    stored = store.names() if options.what in ("stale", "check", "widen") else ()
+    if unknown := set(options.names) - {*ALL, *stored}:
         raise SystemExit(f"unknown experiment {sorted(unknown)}; there are {', '.join(ALL)}")
     # A git history is only there for who names a clone.
     with_git = bool(os.environ.get(CLONE))
