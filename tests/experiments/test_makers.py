@@ -399,6 +399,31 @@ def test_results_from_before_makers_stay_readable_and_are_listed(kept):
         store.write("old", old)
 
 
+def test_the_command_lists_stale_runs_and_writes_nothing_from_them(kept, monkeypatch, capsys):
+    monkeypatch.setitem(command.ALL, "toy-plan", Plan(toy.runs))
+    monkeypatch.setattr(maker, "uncommitted", list)
+    monkeypatch.setattr(command, "_expected", dict)
+    for run in toy.runs():
+        cache.execute(run)
+    assert command.main(["all", "toy-plan", "--workers", "1"]) == 0
+    first = store.read("toy-plan")
+    assert results.document("toy-plan") == first
+    other_code(monkeypatch, "seqlib.models.ranker")
+    capsys.readouterr()
+    assert command.main(["all", "toy-plan", "--workers", "1"]) == 1
+    said = capsys.readouterr().err
+    for run in toy.runs():
+        assert f"{run.key}: made by other code in seqlib.models.ranker; --fresh-code" in said
+    assert store.read("toy-plan") == first
+
+
+def test_a_tree_with_changes_is_refused_before_anything_is_trained(kept, monkeypatch, capsys):
+    monkeypatch.setattr(maker, "uncommitted", lambda: ["seqlib/train.py"])
+    monkeypatch.setattr(command, "_train", lambda *_: pytest.fail("trained in an unclean tree"))
+    assert command.main(["all", "main-course"]) == 1
+    assert "differs from its commit (seqlib/train.py); commit first" in capsys.readouterr().err
+
+
 def test_every_stored_result_is_no_draft_and_holds_by_its_own_makers():
     """Those from before makers are read all the same; the first ones that have them are checked."""
     for name in store.names():
