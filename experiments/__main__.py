@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _do(options: argparse.Namespace) -> int:
-    if unknown := set(options.names) - set(ALL):
+    stored = store.names() if options.what in ("stale", "check", "widen") else ()
+    if unknown := set(options.names) - {*ALL, *stored}:
         raise SystemExit(f"unknown experiment {sorted(unknown)}; there are {', '.join(ALL)}")
     # A git history is only there for who names a clone.
     with_git = bool(os.environ.get(CLONE))
@@ -114,6 +115,10 @@ def _train(names: Sequence[str], options: argparse.Namespace) -> None:
     expected = _expected()
     made = pool.train(list(jobs.values()), options.workers, options.fresh_code, expected)
     print(f"{made} of {len(jobs)} jobs were made, the others were kept", flush=True)
+    for key, state in ((key, cache.state(job)) for key, job in jobs.items()):
+        if state.stale or (state.is_unclean and not options.draft):
+            why = state.stale or "an unclean tree"
+            print(f"{key}: made by {why}; --fresh-code makes it again", file=sys.stderr)
 
 
 def _expected() -> dict[str, float | None]:

@@ -80,6 +80,19 @@ class Results:
         lengths = sorted({r["length"] for r in self.rows if r["label"] == label})
         return [(n, *self.metric(label, metric, n, task)) for n in lengths]
 
+    def runs(self, line: Mapping[str, Any]) -> list[str]:
+        """Keys of the runs behind a row or a difference, in ``provenance["runs"]``: recipe, seconds
+        and maker of each. Empty where the result is from before makers were noted."""
+        if "runs" in line:
+            return list(line["runs"])
+        if not {"a", "b"} <= line.keys():
+            return []
+        a = self.row(line["a"], line["length"])
+        same = [r for r in self.rows if r["label"] == line["b"]]
+        # A baseline may stand at a length of its own.
+        fit = [r for r in same if r["length"] == line["length"]] or same
+        return [key for row in (a, *fit) for key in row.get("runs", [])[: line["seeds"]]]
+
     def difference(self, a: str, b: str, length: int | None = None) -> dict[str, Any]:
         """``a`` minus ``b`` on the main task: delta, low, high, users, seeds, over.
 

@@ -10,7 +10,7 @@ import pytest
 from experiments.catalogue import PLANS, STUDIES
 from experiments.ch03 import claims as transact_claims
 from experiments.ch03 import drift
-from experiments.engine import cache
+from experiments.engine import cache, store
 from experiments.engine.cache import execute
 from experiments.engine.data import dataset
 from experiments.engine.run import Run
@@ -62,7 +62,14 @@ def test_main_experiments_have_three_seeds_and_all_controls():
 def test_the_smallest_point_comes_out_again(tmp_path, monkeypatch):
     """Item-only, seed 0, trained anew: same recipe, same number to the third decimal."""
     monkeypatch.setattr(cache, "FOLDER", tmp_path)
-    p = execute(Run(data="course", model="item_only", length=100))
+    run = Run(data="course", model="item_only", length=100)
+    p = execute(run)
+    kept = cache.record(run.key)
+    document = results.document("main-course")
+    if store.has_makers(document):
+        assert kept["recipe"] == store.recipe_of(run.key, document)
+    assert run in PLANS["main-course"].runs()
+    assert kept["recipe"] == run.recipe
     got = expected_auc(p.score[..., 0], p.truth[..., 0])
     stored = results.load("main-course").metric("item_only", "e_auc")[1][0]
     assert got == pytest.approx(stored, abs=0.001)

@@ -18,7 +18,12 @@ SETTINGS = {"shift": 0, "users": tiny_data.N_USERS}
 def load() -> Dataset:
     """The formulas of ``tiny_data`` as a data set."""
     spec = dataclasses.replace(tiny.spec(), name=NAME)
-    return Dataset(spec, tiny_data.log(), tiny_data.requests(), tiny_data.requests(shift=1))
+    return Dataset(
+        log=tiny_data.log(),
+        train=tiny_data.requests(),
+        test=tiny_data.requests(shift=1),
+        spec=spec,
+    )
 
 
 def source(**settings) -> data.Source:
