@@ -10,7 +10,7 @@ import pytest
 from test_public import ANN, day, git_in, make_clone, random_history
 
 from seqlib.data import public
-from seqlib.data._clone import GitError, opened
+from seqlib.data.public.clone import GitError, opened
 
 OPTIONS = {"min_events": 1, "candidates": 5, "positives": 2}
 SIGNATURE = b"gpgsig -----BEGIN PGP SIGNATURE-----\n \n aGVsbG8=\n -----END PGP SIGNATURE-----\n"

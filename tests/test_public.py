@@ -15,14 +15,14 @@ import pandas as pd
 import patience
 import pytest
 
-from seqlib.data import _complete_journey as journey
-from seqlib.data import _git as git
 from seqlib.data.dataset import Dataset, fingerprint
 from seqlib.data.log import BatchLoader, history_end
 from seqlib.data.public import (
     GitError,
     complete_journey,
+    git,
     git_history,
+    journey,
     true_probability,
     week_start,
 )
@@ -58,7 +58,7 @@ def made_up_tables(seed=0):
                 for p in rng.choice(PRODUCTS, rng.integers(1, 9), replace=False):
                     paid = (1 + basket % 3, 1.0 + p, float(p % 2), float(p % 5 == 0), 0.0)
                     lines.append((household + 1, store, basket, product_id[p], *paid, week, at))
-    transactions = pd.DataFrame(lines, columns=list(journey._TABLES["transactions"]))
+    transactions = pd.DataFrame(lines, columns=list(journey.TABLES["transactions"]))
     shown = [
         (product_id[p], store, "0A59"[p % 4], "A0DZ"[p % 4], week)
         for week in WEEKS
@@ -66,7 +66,7 @@ def made_up_tables(seed=0):
         for p in np.flatnonzero(rng.random(PRODUCTS) < 0.6)
     ]
     shown.append((shown[0][0], *shown[0][1:2], "7", "X", shown[0][4]))  # one twice
-    promotions = pd.DataFrame(shown, columns=list(journey._TABLES["promotions"]))
+    promotions = pd.DataFrame(shown, columns=list(journey.TABLES["promotions"]))
     return {"transactions": transactions, "products": products, "promotions": promotions}
 
 

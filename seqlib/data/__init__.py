@@ -30,11 +30,11 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from ._complete_journey import complete_journey, true_probability, week_start
-    from ._git import GitError, git_history
     from .dataset import Dataset, describe
     from .event_log import EventLog
     from .loader import BatchLoader
+    from .public.git import GitError, git_history
+    from .public.journey import complete_journey, true_probability, week_start
     from .requests import Requests, history_end
     from .schema import DataSpec, Events, Items, ItemTable, RequestBatch, SchemaError
     from .world import make_world

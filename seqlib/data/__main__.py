@@ -118,7 +118,8 @@ def _info(args: argparse.Namespace) -> str:
         data: dataset.HasData = make_world(args.target)
         origin = {"generator": "seqlib.data.world", "seed": 0}
     elif args.target == "complete-journey":
-        data, origin = public.complete_journey(progress=True), public.provenance()
+        data = public.complete_journey(progress=True)
+        origin = public.provenance()
     elif path.is_file():
         return _show(
             dataset.describe_log(EventLog.from_parquet(path, now=time.time())), {}, args.json

@@ -62,7 +62,8 @@ class Writing:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.id = path, secrets.token_hex(8)
+        self.path = path
+        self.id = secrets.token_hex(8)
 
     def place(self, name: str) -> Path:
         """Where the file of this name is to be written."""
@@ -115,7 +116,8 @@ def read_whole(path: Path, read: Callable[[dict[str, Any], dict[str, Path]], T])
         FileNotFoundError: no data set there.
         SchemaError: a file is missing, changed, damaged or of another set, or ``read``'s own.
     """
-    last, vanished = None, 0
+    last = None
+    vanished = 0
     for _ in range(_MOST_EXCHANGES):
         head = read_head(path)
         vanished = vanished if head.get("set") == last else 0
@@ -188,7 +190,8 @@ def _staged(path: Path, name: str, set_id: str) -> Path:
 
 def _places(path: Path, head: Mapping[str, Any]) -> dict[str, Path]:
     """Where each file of the set is, as it was written."""
-    places, missing = {}, []
+    places = {}
+    missing = []
     for name in KINDS:
         options = [_staged(path, name, head["set"])] if "set" in head else []
         options.append(path / name)  # looked at last, as files on their way end there

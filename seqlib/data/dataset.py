@@ -139,7 +139,8 @@ def check_fit(data: HasData) -> None:
             f"a test request at {data.test.time.min():.6f} s is not later than the last training "
             f"request at {data.train.time.max():.6f} s; split by time"
         )
-    first, last = float(data.log.time.min()), float(data.log.time.max())
+    first = float(data.log.time.min())
+    last = float(data.log.time.max())
     checks.check_reach("train time", data.train.time, first, float(data.test.time.min()))
     checks.check_reach("test time", data.test.time, first, last)
 
@@ -199,8 +200,11 @@ def fingerprint(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> torch.Ten
         x = rng.standard_normal((n, 32))
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    g, v, own = unit(int(coarse.max()) + 1), unit(int(fine.max()) + 1), unit(len(fine))
-    g[:FIRST_ID], v[:FIRST_ID] = 0, 0
+    g = unit(int(coarse.max()) + 1)
+    v = unit(int(fine.max()) + 1)
+    own = unit(len(fine))
+    g[:FIRST_ID] = 0
+    v[:FIRST_ID] = 0
     x = 0.4 * g[coarse] + 0.6 * v[fine] + 0.7 * own
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     x[:FIRST_ID] = 0
@@ -218,7 +222,8 @@ def describe(data: HasData) -> dict[str, Any]:
     ``key_field`` value) stands in the last 100 events and anywhere in the history. Where candidates
     are a weighted sample, ``exposures`` counts what they stand for.
     """
-    log, spec = data.log, data.spec
+    log = data.log
+    spec = data.spec
     bits = [round(float(((log.action >> b) & 1).mean()), 4) for b in range(len(spec.actions))]
     out: dict[str, Any] = {"name": spec.name, **describe_log(log), "items": len(spec.items) - 2}
     out["fields"] = {k: n - 2 for k, n in spec.items.sizes.items()}
@@ -239,7 +244,8 @@ def describe(data: HasData) -> dict[str, Any]:
             "without_history": int((history == 0).sum()),
         }
         if "weight" in requests.extra:  # candidates are a sample of the exposures
-            weight, label = requests.extra["weight"], requests.labels[:, :, 0]
+            weight = requests.extra["weight"]
+            label = requests.labels[:, :, 0]
             out[name]["exposures"] = round(float(weight.sum()))
             share = float((weight * label).sum() / weight.sum())
             out[name]["label_rate_of_exposures"] = round(share, 6)
@@ -267,11 +273,13 @@ def _spread(n: np.ndarray) -> dict[str, int]:
 
 def _seen(data: HasData, most: int = 2000) -> dict[str, float]:
     """Share of positive test candidates whose item or key stands in the history."""
-    log, key = data.log, data.spec.items.fields[data.spec.key_field].numpy()
+    log = data.log
+    key = data.spec.items.fields[data.spec.key_field].numpy()
     rows = np.unique(np.linspace(0, len(data.test) - 1, most).astype(int))
     requests = data.test[rows]
     end = history_end(log, requests)
-    hit, n = {k: 0 for k in ("item_100", "item_all", "key_100", "key_all")}, 0
+    hit = {k: 0 for k in ("item_100", "item_all", "key_100", "key_all")}
+    n = 0
     for r in range(len(requests)):
         history = log.item[log.offsets[requests.user[r]] : end[r]]
         wanted = requests.items[r][requests.labels[r, :, 0] == 1]

@@ -72,7 +72,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], at: str = "")
     """Names of what differs between two nested mappings, with both values; empty if nothing."""
     out = []
     for key in sorted(set(there) | set(here)):
-        x, y = there.get(key), here.get(key)
+        x = there.get(key)
+        y = here.get(key)
         if isinstance(x, Mapping) and isinstance(y, Mapping):
             out += differences(x, y, f"{at}{key}.")
         elif _as_json(x) != _as_json(y):

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from .tensors import Tensors
 
-PAD, UNKNOWN, FIRST_ID = 0, 1, 2
+PAD = 0
+UNKNOWN = 1
+FIRST_ID = 2
 SECONDS_PER_DAY = 86_400.0
 MOST_ACTIONS = 60  # with the watch bucket above them, an id still fits in 63 bits
 LATEST = 1e11  # as seconds: the year 5138; as milliseconds: 1973
@@ -241,7 +243,8 @@ class Answers(Tensors):
             shape: (B, C) of the candidates. tasks: whose labels these are; none takes all for
                 binary.
         """
-        labels, (b, c) = self.labels, shape
+        labels = self.labels
+        b, c = shape
         if labels.ndim != 3 or labels.shape[:2] != (b, c):
             raise SchemaError(
                 f"labels has shape {tuple(labels.shape)}; it must be (B, C, T) = ({b}, {c}, T)"

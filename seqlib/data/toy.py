@@ -26,7 +26,10 @@ class ToyEvent:
     days_ago: float
 
 
-CLICK, LIKE, SHARE, HIDE = 1, 2, 4, 8
+CLICK = 1
+LIKE = 2
+SHARE = 4
+HIDE = 8
 
 HISTORY = (  # newest first
     ToyEvent("penalty shoot-out", (0.0, 1.0, 0.0, 0.0), CLICK, 0.01),

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from .config import WorldConfig
-
-TICKS_PER_DAY = 64
+from .kernels import TICKS_PER_DAY
 
 
 def generator_matrix(config: WorldConfig) -> NDArray[np.float64]:

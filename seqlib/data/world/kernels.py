@@ -1,7 +1,8 @@
 """Compiled inner loops of the synthetic world: hidden paths, lives with their filter, windows.
 
 Everything here works on plain arrays of one user (``records``). Hidden states are 0 neutral, 1
-averse, 2 dormant fan, 3 active fan.
+averse, 2 dormant fan, 3 active fan. All of it is one file that imports nothing of ours: numba keeps
+compiled functions by their own file's date, and would not see that a function they call changed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .chain import TICKS_PER_DAY
-
 N_STATES = 4
+TICKS_PER_DAY = 64
 
 
 @njit(cache=True)
@@ -31,7 +31,8 @@ def hidden_paths(rng, n_topics, n_ticks, pi, p1):
             if m == len(start):
                 start = np.concatenate((start, np.empty_like(start)))
                 state = np.concatenate((state, np.empty_like(state)))
-            start[m], state[m] = t, z
+            start[m] = t
+            state[m] = z
             m += 1
             leave = 1.0 - p1[z, z]
             if leave <= 0.0:
@@ -120,14 +121,16 @@ def fatigue_effect(k, n, lags, topic, click, m):
 
 @njit(cache=True)
 def pick_item(rng, k, m):
-    a, b = m.topic_start[k], m.topic_start[k + 1]
+    a = m.topic_start[k]
+    b = m.topic_start[k + 1]
     return m.topic_items[a + draw(rng.random(), m.item_cum[a:b])]
 
 
 @njit(cache=True)
 def pick_item_at(rng, k, t, m, moves):
     """The same among the items in the catalogue at day t; every topic has one."""
-    total, chosen = 0.0, -1
+    total = 0.0
+    chosen = -1
     items = m.topic_items[m.topic_start[k] : m.topic_start[k + 1]]
     for item in items:
         if moves.release[item] <= t < moves.withdrawal[item]:
@@ -161,11 +164,15 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
     belief[:] = m.pi
     seen = np.full(n_topics, -1, np.int64)  # last event of the topic
     piece = path_offset[:-1].copy()  # pointer into each hidden path
-    score, score_day = np.zeros(n_topics), np.zeros(n_topics)
-    clicked, n_clicked = np.empty(n_topics, np.int64), 0
+    score = np.zeros(n_topics)
+    score_day = np.zeros(n_topics)
+    clicked = np.empty(n_topics, np.int64)
+    n_clicked = 0
     ever = np.zeros(n_topics, np.bool_)
     exploit = np.zeros(n_topics)
-    clock, n, r = 0.0, 0, 0
+    clock = 0.0
+    n = 0
+    r = 0
     p = np.empty(3)
 
     for s in range(len(size)):
@@ -188,7 +195,9 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
                 r += 1
 
             if replay:
-                k, item, surface = life.topic[n], life.item[n], life.surface[n]
+                k = life.topic[n]
+                item = life.item[n]
+                surface = life.surface[n]
             else:
                 surface = draw(rng.random(), m.surf_cum)
                 source = draw_source(rng.random(), m.policy_cum)
@@ -202,13 +211,19 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
                 elif source == 3:
                     k = follow_up(n, 8, life.topic, life.click, m)
                 if k < 0:
-                    source, k = 4, draw(rng.random(), m.popular_cum)
+                    source = 4
+                    k = draw(rng.random(), m.popular_cum)
                 if moves.catalogue:
                     item = pick_item_at(rng, k, t, m, moves)
                 else:
                     item = pick_item(rng, k, m)
-                life.item[n], life.topic[n], life.surface[n] = item, k, surface
-                life.time[n], life.tick[n], life.position[n], life.source[n] = t, tick, j, source
+                life.item[n] = item
+                life.topic[n] = k
+                life.surface[n] = surface
+                life.time[n] = t
+                life.tick[n] = tick
+                life.position[n] = j
+                life.source[n] = source
 
             x = offset(item, k, hour, j, surface, m)
             if moves.offset:
@@ -225,9 +240,13 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
                 z = look_up(k, tick, piece, path_tick, path_state, path_offset)
                 click = rng.random() < sigmoid(m.base[z] + x)
                 c = 1 if click else 0
-                life.click[n], life.x[n], life.state[n], life.previous[n] = c, x, z, seen[k]
+                life.click[n] = c
+                life.x[n] = x
+                life.state[n] = z
+                life.previous[n] = seen[k]
                 life.log_watch[n] = m.watch[c, z] + m.watch_sd[c] * rng.standard_normal()
-                u, v = rng.random(), rng.random()
+                u = rng.random()
+                v = rng.random()
                 life.like[n] = c == 1 and u < m.like[z]
                 life.share[n] = c == 1 and v < m.share[z]
                 life.hide[n] = c == 0 and u < m.hide[z]
@@ -239,7 +258,8 @@ def live(rng, rng_requests, size, start, path_tick, path_state, path_offset, m, 
             gain = 0.6 if c else -0.3
             gain += 1.0 * life.like[n] + 1.0 * life.share[n] - 4.0 * life.hide[n]
             now = score[k] * np.exp(-(t - score_day[k]) / m.tau) + gain
-            score[k], score_day[k] = min(max(now, -3.0), 5.0), t
+            score[k] = min(max(now, -3.0), 5.0)
+            score_day[k] = t
             if c and not ever[k]:
                 ever[k] = True
                 clicked[n_clicked] = k
@@ -290,9 +310,12 @@ def look_up(k, tick, piece, path_tick, path_state, path_offset):
 def answer(rng, r, n, t, tick, hour, position, surface, total, exploit, clicked, n_clicked, belief,
            seen, piece, path_tick, path_state, path_offset, m, moves, life, slate):  # fmt: skip
     """Draw the candidates of one request, their labels and their reference probabilities."""
-    n_topics, p, one = len(m.appeal), np.empty(3), np.zeros(N_STATES)
+    n_topics = len(m.appeal)
+    p = np.empty(3)
+    one = np.zeros(N_STATES)
     for c in range(slate.item.shape[1]):
-        source, k = draw_source(rng.random(), m.cand_cum[:-1]), -1
+        source = draw_source(rng.random(), m.cand_cum[:-1])
+        k = -1
         if source == 0 and total > 0.0:
             k = draw(rng.random() * total, exploit)
         elif source == 1 and n_clicked > 0:
@@ -304,7 +327,8 @@ def answer(rng, r, n, t, tick, hour, position, surface, total, exploit, clicked,
         elif source == 5:
             k = passed_over(rng, n, 20, life.topic, life.click)
         if k < 0:
-            source, k = 3, rng.integers(0, n_topics)
+            source = 3
+            k = rng.integers(0, n_topics)
         if moves.catalogue:
             item = pick_item_at(rng, k, t, m, moves)
         else:
@@ -318,8 +342,12 @@ def answer(rng, r, n, t, tick, hour, position, surface, total, exploit, clicked,
         alpha = belief[k]
         if seen[k] >= 0:
             alpha = predict(alpha, tick - life.tick[seen[k]], m)
-        slate.item[r, c], slate.source[r, c], slate.x0[r, c] = item, source, x0
-        slate.transition[r, c], slate.fatigue[r, c], slate.last[r, c] = t_n, f_n, seen[k]
+        slate.item[r, c] = item
+        slate.source[r, c] = source
+        slate.x0[r, c] = x0
+        slate.transition[r, c] = t_n
+        slate.fatigue[r, c] = f_n
+        slate.last[r, c] = seen[k]
         probabilities(alpha, x, m, p)
         slate.bayes[r, c] = p
         probabilities(m.pi, x0, m, p)
@@ -330,7 +358,8 @@ def answer(rng, r, n, t, tick, hour, position, surface, total, exploit, clicked,
         probabilities(one, x, m, p)
         slate.true[r, c] = p
         click = rng.random() < sigmoid(m.base[z] + x)
-        u, v = rng.random(), rng.random()
+        u = rng.random()
+        v = rng.random()
         slate.label[r, c, 0] = click
         slate.label[r, c, 1] = click and (u < m.like[z] or v < m.share[z])
         slate.label[r, c, 2] = (not click) and u < m.hide[z]
@@ -339,7 +368,8 @@ def answer(rng, r, n, t, tick, hour, position, surface, total, exploit, clicked,
 @njit(cache=True)
 def passed_over(rng, n, lags, topic, click):
     """Topic of a random event without a click among the last events, or −1."""
-    found, k = 0, -1
+    found = 0
+    k = -1
     for lag in range(1, min(lags, n) + 1):
         if not click[n - lag]:
             found += 1
@@ -362,7 +392,9 @@ def refilter(first, last, end_tick, x, life, m):
     chain = [last]
     while chain[-1] >= 0 and life.previous[chain[-1]] >= first:
         chain.append(life.previous[chain[-1]])
-    alpha, out, tick = m.pi.copy(), np.empty(3), -1
+    alpha = m.pi.copy()
+    out = np.empty(3)
+    tick = -1
     if last >= first and last >= 0:
         for e in chain[::-1]:
             if tick >= 0:
@@ -383,7 +415,8 @@ def windows(at, topic, slate, life, m, length):
         n = at[r]
         for c in range(topic.shape[1]):
             k = topic[r, c]
-            lag_t, lag_f = min(m.lags_transition, length), min(m.lags_fatigue, length)
+            lag_t = min(m.lags_transition, length)
+            lag_f = min(m.lags_fatigue, length)
             x = slate.x0[r, c]
             x += m.g_transition * transition_effect(k, n, lag_t, life.topic, life.click, m)
             x -= m.g_fatigue * fatigue_effect(k, n, lag_f, life.topic, life.click, m)
@@ -400,7 +433,8 @@ def searches(at, slate, life, m, hits):
         for c in range(slate.item.shape[1]):
             x = slate.x0[r, c] + m.g_transition * slate.transition[r, c]
             x -= m.g_fatigue * slate.fatigue[r, c]
-            first, e = slate.last[r, c], slate.last[r, c]
+            first = slate.last[r, c]
+            e = slate.last[r, c]
             for _ in range(hits - 1):
                 if e < 0 or life.previous[e] < 0:
                     break

@@ -13,8 +13,9 @@ from ..requests import Requests
 from ..schema import FIRST_ID, DataSpec, ItemTable
 from . import cache as disk
 from .catalogue import Catalogue, make_catalogue
-from .chain import TICKS_PER_DAY, generator_matrix, stationary, transition_table
+from .chain import generator_matrix, stationary, transition_table
 from .config import ACTIONS, PRESETS, SURFACES, TASKS, WorldConfig
+from .kernels import TICKS_PER_DAY
 from .simulate import draw
 from .world import World
 

@@ -13,7 +13,6 @@ from ..requests import Requests
 from ..schema import FIRST_ID, SECONDS_PER_DAY
 from . import kernels
 from .catalogue import Catalogue
-from .chain import TICKS_PER_DAY
 from .config import ACTIONS, MIN_HISTORY, WorldConfig
 from .records import Life, Slate, empty_life, empty_slate, model_of, moves_of
 
@@ -64,7 +63,7 @@ def draw(
     """
     model = model_of(config, catalogue, pi, step)
     moves = moves_of(config, catalogue)
-    n_ticks = (config.days + 1) * TICKS_PER_DAY + 1
+    n_ticks = (config.days + 1) * kernels.TICKS_PER_DAY + 1
     users = []
     for user in range(config.n_users):
         of_log = np.random.default_rng([seed, DICE_OF_LOG, user])

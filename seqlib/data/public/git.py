@@ -15,22 +15,24 @@ import time as clock
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from . import kernels
-from ._clone import Clone, GitError, opened
-from .dataset import Dataset, fingerprint
-from .event_log import EventLog
-from .requests import Requests
-from .schema import FIRST_ID, DataSpec, ItemTable
+from .. import kernels
+from ..dataset import Dataset, fingerprint
+from ..event_log import EventLog
+from ..requests import Requests
+from ..schema import FIRST_ID, DataSpec, ItemTable
+from .clone import Clone, GitError, opened
 
 ACTIONS = ("add", "modify", "delete")
-ADD, MODIFY, DELETE = 1, 2, 4
+ADD = 1
+MODIFY = 2
+DELETE = 4
 MAX_ITEMS = 30  # a commit that touches more is a mass change, not an interest
 TEST_SHARE = 0.15
 _BIT = {"A": ADD, "M": MODIFY, "T": MODIFY, "D": DELETE}
@@ -68,8 +70,10 @@ def git_history(
         path: root of the clone (or a bare one). Nothing is fetched.
         depth: None makes files the items; d makes folders the items, cut after d levels.
         min_events: fewest events of an author to be a user.
-        candidates: C, per request. positives: of these, at most so many touched.
-        seed: of the draws. now: seconds since 1970; later commits are left out. None: the clock.
+        candidates: C, per request.
+        positives: of these, at most so many touched.
+        seed: of the draws.
+        now: seconds since 1970; later commits are left out. None: the clock.
         progress: show a bar.
 
     Raises:
@@ -86,8 +90,22 @@ def git_history(
     with opened(path) as clone:
         touched = _read(clone, depth, clock.time() if now is None else now, progress)
     user, n_users, notes = _users(touched, min_events)
+    log = _log(touched, user, n_users)
+    requests = _requests(log, touched, depth is None, candidates, positives, seed)
+    train, test = _split(requests, candidates)
+    notes |= {
+        "exposure": "negatives are drawn from items that existed at the commit; nobody saw them",
+        "item": "file" if depth is None else f"folder, {depth} levels",
+        "min_events": min_events,
+        "test_from": float(test.time.min()),
+    }
+    spec = _spec(touched, train, notes)
+    return Dataset(log, train, test, spec).validate()
+
+
+def _log(touched: _Touched, user: NDArray[np.int32], n_users: int) -> EventLog:
     kept = user >= 0
-    log = EventLog.build(
+    return EventLog.build(
         user=user[kept],
         item=touched.item[kept] + FIRST_ID,
         time=touched.time[kept],
@@ -95,24 +113,26 @@ def git_history(
         n_users=n_users,
         merge=True,
     )
-    requests = _requests(log, touched, depth is None, candidates, positives, seed)
+
+
+def _split(requests: Requests, candidates: int) -> tuple[Requests, Requests]:
+    """Training and test requests, by time."""
     if len(requests) < 2:
         raise GitError(
             f"the history gives {len(requests)} requests: too few commits touch items that existed "
             f"before, or fewer than {candidates} items exist; use a larger clone or "
             f"fewer candidates"
         )
-    split = float(np.sort(requests.time)[int((1 - TEST_SHARE) * len(requests))])
-    train, test = requests[requests.time < split], requests[requests.time >= split]
+    at = float(np.sort(requests.time)[int((1 - TEST_SHARE) * len(requests))])
+    train = requests[requests.time < at]
+    test = requests[requests.time >= at]
     if len(train) == 0:
         raise GitError("all commits of the history share one time; there is nothing to train on")
-    notes |= {
-        "exposure": "negatives are drawn from items that existed at the commit; nobody saw them",
-        "item": "file" if depth is None else f"folder, {depth} levels",
-        "min_events": min_events,
-        "test_from": split,
-    }
-    spec = DataSpec(
+    return train, test
+
+
+def _spec(touched: _Touched, train: Requests, notes: dict[str, Any]) -> DataSpec:
+    return DataSpec(
         name="git",
         items=_item_table(touched),
         actions=ACTIONS,
@@ -122,7 +142,6 @@ def git_history(
         key_field="folder",
         notes=notes,
     )
-    return Dataset(log, train, test, spec).validate()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -158,7 +177,9 @@ def _commits(clone: Clone, progress: bool) -> Iterator[tuple[float, str, list[tu
                 if token.startswith("\x01"):
                     if commit is not None:
                         yield commit
-                    stamp, name, mail = token[1:], next(tokens), next(tokens)
+                    stamp = token[1:]
+                    name = next(tokens)
+                    mail = next(tokens)
                     commit = (float(stamp or "nan"), f"{name}\n{mail}", [])
                     bar.update()
                 elif status := token.strip("\n"):
@@ -303,7 +324,8 @@ class _Life(NamedTuple):
 
 def _life(t: _Touched, files: bool) -> _Life:
     order = np.lexsort((t.time, t.item))
-    item, time = t.item[order], t.time[order]
+    item = t.item[order]
+    time = t.time[order]
     offsets = np.searchsorted(item, np.arange(len(t.folder) + 1))
     birth = time[offsets[:-1]]
     by_birth = np.argsort(birth, kind="stable")
@@ -318,14 +340,17 @@ def _requests(
     life = _life(t, files)
     new = np.append(True, (np.diff(log.user) != 0) | (np.diff(log.time) != 0))
     basket = np.cumsum(new) - 1
-    user, time = log.user[new], log.time[new]
+    user = log.user[new]
+    time = log.time[new]
     item = log.item.astype(np.int64) - FIRST_ID
     touched = np.sort(basket * len(life.by_birth) + item)
     there = np.flatnonzero(life.exists(item, log.time))
     there = there[np.lexsort((rng.random(len(there)), basket[there]))]  # random within a basket
     turn = np.arange(len(there)) - np.searchsorted(basket[there], basket[there])
     n_there = np.bincount(basket[there], minlength=len(user))
-    there, turn = there[turn < positives], turn[turn < positives]
+    is_kept = turn < positives
+    there = there[is_kept]
+    turn = turn[is_kept]
 
     chosen = np.full((len(user), candidates), -1, np.int64)
     chosen[basket[there], turn] = item[there]

@@ -1,8 +1,8 @@
 """Real data sets of the course, each a ``Dataset`` like the synthetic world."""
 
-from ._complete_journey import complete_journey, provenance, true_probability, week_start
-from ._git import GitError, git_history
-from .dataset import Dataset
+from ..dataset import Dataset
+from .git import GitError, git_history
+from .journey import complete_journey, provenance, true_probability, week_start
 
 __all__ = [
     "Dataset",
