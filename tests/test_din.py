@@ -39,7 +39,8 @@ def reference_activation(unit, layer, s: list[float], kind: str) -> list[float]:
 
 def reference_unit(unit, q, k, extra, kind: str) -> float:
     """a(e_j, v_A) on the concatenation [q, k, q − k, q ⊙ k], one pair at a time."""
-    q, k = q.tolist(), k.tolist()
+    q = q.tolist()
+    k = k.tolist()
     z = q + k + [a - b for a, b in zip(q, k, strict=True)]
     z += [a * b for a, b in zip(q, k, strict=True)]
     hidden = []
@@ -60,7 +61,8 @@ def reference_unit(unit, q, k, extra, kind: str) -> float:
 
 def reference_token(embed, b, row: int, j: int) -> torch.Tensor:
     """One event's token, from the tables."""
-    e, items = b.events, embed.items
+    e = b.events
+    items = embed.items
     item = int(e.item[row, j])
     parts = [
         t.weight[int(items.get_buffer(f"field_{n}")[item])] for n, t in items.embeddings.items()
@@ -78,7 +80,8 @@ def reference_token(embed, b, row: int, j: int) -> torch.Tensor:
 def reference_din(model, b, row: int, c: int, kind: str) -> torch.Tensor:
     """v(A) = Σ_j a(e_j, v_A) e_j (Eq. 3), with the released code's softmax if the model has it."""
     encoder = model.encoder
-    items, config = encoder.embed.items, encoder.config
+    items = encoder.embed.items
+    config = encoder.config
     item = int(b.items.id[row, c])
     q = items(torch.tensor([item]))[0]
     n = int(b.events.lengths[row])
@@ -130,8 +133,10 @@ def test_equals_the_line_by_line_reference(name, kind, options):
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 5), st.integers(2, 9))
 def test_factorised_first_layer_equals_the_concatenation(b, length, c, d):
     unit = tiny.fill(ActivationUnit(d, (6, 4), "prelu")).double()
-    q, k = tiny.ramp(b, c, d, dtype=torch.float64), tiny.ramp(b, length, d, dtype=torch.float64)
-    qq, kk = q[:, None].expand(b, length, c, d), k[:, :, None].expand(b, length, c, d)
+    q = tiny.ramp(b, c, d, dtype=torch.float64)
+    k = tiny.ramp(b, length, d, dtype=torch.float64)
+    qq = q[:, None].expand(b, length, c, d)
+    kk = k[:, :, None].expand(b, length, c, d)
     z = torch.cat([qq, kk, qq - kk, qq * kk], dim=-1)
     want = unit.last(unit.act2(unit.second(unit.act1(unit.first(z)))))[..., 0]
     mask = torch.ones(b, length, dtype=torch.bool)

@@ -38,7 +38,8 @@ def change(batch, **fields):
 
 def test_no_future(model):
     """Events at and after the moment of a request, added to the log, change none of its scores."""
-    now, past = 500.0 * tiny.DAY, [(u, 2 + (7 * j + u) % 30, j) for u in (0, 1) for j in range(9)]
+    now = 500.0 * tiny.DAY
+    past = [(u, 2 + (7 * j + u) % 30, j) for u in (0, 1) for j in range(9)]
 
     def scores(later):
         events = [(u, i, now - 3600.0 * (9 - j), j % 16) for u, i, j in past]
@@ -72,7 +73,8 @@ def test_padding_changes_nothing(model, n):
 def test_content_of_padding_changes_nothing(model):
     """Not only zeros: whatever stands in a masked position is not looked at."""
     b = tiny.request()
-    e, off = b.events, ~b.events.mask
+    e = b.events
+    off = ~b.events.mask
     junk = dataclasses.replace(
         e,
         item=torch.where(off, 5, e.item),
@@ -122,7 +124,8 @@ def test_a_state_holds_no_graph_in_evaluation_and_can_be_written(model, tmp_path
         state = model.encoder.prefill(tiny.request())
     tensors.save(state, tmp_path / "state")
     again = tensors.load(tmp_path / "state")
-    got, want = tensors.pack(again)[0], tensors.pack(state)[0]
+    got = tensors.pack(again)[0]
+    want = tensors.pack(state)[0]
     assert got.keys() == want.keys()
     assert all(torch.equal(got[k], want[k]) for k in want)
 

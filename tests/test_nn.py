@@ -76,7 +76,8 @@ def test_whole_catalogue_shortcut_equals_the_direct_path():
 
 
 def test_token_switches_take_parts_away():
-    b, spec = tiny.request(lengths=(5,)), tiny.spec()
+    b = tiny.request(lengths=(5,))
+    spec = tiny.spec()
     items = ItemEmbedding(spec, EmbeddingConfig())
     only = EventEmbedding(
         items, spec, EmbeddingConfig(use_action=False, use_time=False, use_rank=False)
@@ -90,16 +91,19 @@ def test_cross_network_is_equation_1(rank):
     x0 = x = tiny.ramp(3, 5, dtype=torch.float64)
     for layer in net.layers:
         if rank is None:
-            w, bias = layer.weight, layer.bias
+            w = layer.weight
+            bias = layer.bias
         else:
-            w, bias = layer[1].weight @ layer[0].weight, layer[1].bias
+            w = layer[1].weight @ layer[0].weight
+            bias = layer[1].bias
         x = x0 * (x @ w.T + bias) + x
     torch.testing.assert_close(net(x0), x)
 
 
 def test_cross_network_full_and_low_rank_are_one_family():
     """At rank d a low-rank layer can be any full-rank layer."""
-    full, low = CrossNetwork(4).double(), CrossNetwork(4, rank=4).double()
+    full = CrossNetwork(4).double()
+    low = CrossNetwork(4, rank=4).double()
     with torch.no_grad():
         low.layers[0][0].weight.copy_(torch.eye(4))
         low.layers[0][1].weight.copy_(full.layers[0].weight)

@@ -34,7 +34,8 @@ KINDS = ("sum", "mean", "max", "recency raw", "recency normalised")
 
 def test_formulas(life):
     tokens, mask, age = life
-    e, lam = tokens[0], 2 ** (-age[0] / HALF_LIFE)
+    e = tokens[0]
+    lam = 2 ** (-age[0] / HALF_LIFE)
     torch.testing.assert_close(pool("sum", *life), e.sum(0))
     torch.testing.assert_close(pool("mean", *life), e.mean(0))
     torch.testing.assert_close(pool("max", *life), e.max(0).values)
@@ -132,18 +133,23 @@ def test_recency_model_keeps_a_user_who_was_away_for_years(half_life):
 def test_incremental_state_equals_recomputation(life):
     """Sum, count and decayed sum follow one event at a time, in O(d)."""
     tokens, mask, age = life
-    lam, numerator, denominator, last = 2 ** (-1 / HALF_LIFE), torch.zeros(4).double(), 0.0, None
+    lam = 2 ** (-1 / HALF_LIFE)
+    numerator = torch.zeros(4).double()
+    denominator = 0.0
+    last = None
     for j in range(5, -1, -1):  # oldest first
         gap = 0.0 if last is None else last - float(age[0, j])
         numerator = lam**gap * numerator + tokens[0, j]
-        denominator, last = lam**gap * denominator + 1, float(age[0, j])
+        denominator = lam**gap * denominator + 1
+        last = float(age[0, j])
     raw = lam**last * numerator  # to the request time
     torch.testing.assert_close(raw, pool("recency raw", *life))
     torch.testing.assert_close(numerator / denominator, pool("recency normalised", *life))
 
 
 def test_empty_histories():
-    mask, age = torch.zeros(1, 4, dtype=torch.bool), torch.zeros(1, 4)
+    mask = torch.zeros(1, 4, dtype=torch.bool)
+    age = torch.zeros(1, 4)
     for kind in ("sum", "mean", "recency"):
         assert pool_weights(kind, mask, age).tolist() == [[0, 0, 0, 0]]
     assert torch.isneginf(max_pool(torch.zeros(1, 4, 2), mask)).all()
@@ -174,7 +180,8 @@ def test_errors_name_what_is_wrong():
 
 
 def test_histogram_counts_by_hand():
-    spec, b = tiny.spec(), tiny.request(lengths=(12, 3))
+    spec = tiny.spec()
+    b = tiny.request(lengths=(12, 3))
     encoder = seqlib.build("topic_histogram", spec, seed=0).encoder
     table = encoder.counts(b.events)
     for row in range(2):

@@ -165,7 +165,8 @@ def test_a_model_is_readable_to_whom_the_umask_says(saved, umask, mode):
 
 
 def test_a_digest_is_of_names_shapes_types_and_bytes():
-    a, b = torch.arange(6.0), torch.arange(6.0) + 1
+    a = torch.arange(6.0)
+    b = torch.arange(6.0) + 1
     one = digest({"a": a, "b": b})
     others = [
         {"a": b, "b": a},

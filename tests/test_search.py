@@ -120,7 +120,8 @@ def test_round_robin_is_neither_the_sum_nor_a_list_per_head():
 
 @pytest.mark.parametrize("budget", [1, 50, 10**9])
 def test_every_budget_finds_the_same(budget):
-    q, keys = tiny.ramp(3, 7, 5), tiny.ramp(3, 11, 5, scale=0.9)
+    q = tiny.ramp(3, 7, 5)
+    keys = tiny.ramp(3, 11, 5, scale=0.9)
     mask = torch.arange(11)[None] < torch.tensor([[11], [4], [0]])
     scores = torch.einsum("bcd,bld->bcl", q, keys)
     want = topk(scores, 6, mask[:, None])
@@ -169,7 +170,8 @@ def test_signature_is_the_sign_of_the_sum():
 
 def test_signatures_ignore_scale_and_are_the_same_every_time():
     x = tiny.ramp(20, 8)
-    a, b = SimHash(8, 48, seed=3), SimHash(8, 48, seed=3)
+    a = SimHash(8, 48, seed=3)
+    b = SimHash(8, 48, seed=3)
     torch.randn(7)  # torch's own generator plays no part
     assert torch.equal(a(x), a(x))
     assert torch.equal(a(x), b(x))
@@ -182,7 +184,9 @@ def test_signatures_ignore_scale_and_are_the_same_every_time():
 
 def test_distance_estimates_the_angle():
     """Mean m·θ/π, standard deviation √(m p (1 − p)) with p = θ/π: over 400 draws of 32 planes."""
-    theta, m, draws = 1.1, 32, 400
+    theta = 1.1
+    m = 32
+    draws = 400
     x = torch.tensor([[1.0, 0.0, 0.0], [math.cos(theta), math.sin(theta), 0.0]])
     d = torch.stack(
         [(lambda b: (b[0] ^ b[1]).sum())(SimHash(3, m, s).bits(x)) for s in range(draws)]
@@ -234,7 +238,8 @@ def indicator_form(s, bits_s, q_bits, mask, width):
 @pytest.mark.parametrize("width", [1, 2, 3, 6])
 def test_tables_equal_the_indicator_form(width):
     h = SimHash(4, 12).double()
-    s, q = tiny.ramp(2, 15, 4, dtype=torch.float64), tiny.ramp(2, 3, 4, dtype=torch.float64)
+    s = tiny.ramp(2, 15, 4, dtype=torch.float64)
+    q = tiny.ramp(2, 3, 4, dtype=torch.float64)
     mask = torch.arange(15)[None] < torch.tensor([[15], [6]])
     ids = search.bucket_ids(h.bits(s), width)
     for budget in (1, 10**9):
@@ -269,7 +274,8 @@ def test_no_collision_gives_zeros_with_finite_gradients():
 
 def test_collisions_follow_one_minus_angle_to_the_width():
     """(1 − θ/π)^τ: the kernel that stands in for exp(q·s)."""
-    width, n = 3, 6000
+    width = 3
+    n = 6000
     for cosine in (0.95, 0.5, -0.5):
         x = torch.tensor([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]])
         ids = search.bucket_ids(SimHash(2, width * n, seed=1).bits(x), width)

@@ -119,11 +119,13 @@ def test_without_the_time_gap_ages_do_not_matter():
 def test_soft_search_equals_brute_force(name):
     b = tiny.request(lengths=(12, 5, 0, 1))
     model = build(name, k=4).double()
-    encoder, items = model.encoder, model.items
+    encoder = model.encoder
+    items = model.items
     found = encoder.search(encoder.prefill(b), b.items)
     for row in range(4):
         for c in range(3):
-            candidate, scores = int(b.items.id[row, c]), []
+            candidate = int(b.items.id[row, c])
+            scores = []
             for j in range(int(b.events.lengths[row])):
                 past = int(b.events.item[row, j])
                 if name == "sim_soft_pretrained":
@@ -201,12 +203,16 @@ def test_flops_by_formula_when_the_search_is_narrow(name, length):
 def test_exact_search_unit_equals_its_formula():
     """Softmax(W_b z · W_a e_a) without 1/√d, and the tokens themselves as values."""
     model = build("sim_hard", field="topic").double()
-    encoder, items, b = model.encoder, model.items, tiny.request(lengths=(12, 1))
-    found, got = encoder.search(encoder.prefill(b), b.items), run(encoder, b)
+    encoder = model.encoder
+    items = model.items
+    b = tiny.request(lengths=(12, 1))
+    found = encoder.search(encoder.prefill(b), b.items)
+    got = run(encoder, b)
     action = encoder.embed.action_id(b.events)
     for row in range(2):
         for c in range(3):
-            q, z = items(b.items.id[row, c]), []
+            q = items(b.items.id[row, c])
+            z = []
             for j in found.index[row, c][found.mask[row, c]].tolist():
                 e = items(b.events.item[row, j]) + encoder.embed.action(action[row, j])
                 minutes = float(b.time[row] - b.events.time[row, j]) / 60
@@ -303,7 +309,8 @@ def test_eta_approaches_the_inner_product_as_bits_grow():
     q = torch.randn(4, 8, 16, generator=generator)
     unit = torch.nn.functional.normalize
     exact = topk(unit(q, dim=-1) @ unit(x, dim=-1).transpose(1, 2), 10)
-    mask, recall = torch.ones(4, 400, dtype=torch.bool), []
+    mask = torch.ones(4, 400, dtype=torch.bool)
+    recall = []
     for m in (8, 32, 128, 512):
         h = SimHash(16, m)
         found = seqlib.search.hamming_topk(h(q), h(x), 10, mask)
@@ -315,14 +322,18 @@ def test_eta_approaches_the_inner_product_as_bits_grow():
 def test_sdim_equals_its_formula():
     """(1/G) Σ_g ℓ2norm of the events whose three bits equal the candidate's."""
     model = build("sdim", n_bits=12).double()
-    encoder, items, b = model.encoder, model.items, tiny.request(lengths=(12, 2, 0))
-    bits, got = encoder.hash.bits(items(torch.arange(32))), run(encoder, b)
+    encoder = model.encoder
+    items = model.items
+    b = tiny.request(lengths=(12, 2, 0))
+    bits = encoder.hash.bits(items(torch.arange(32)))
+    got = run(encoder, b)
     action = encoder.embed.action_id(b.events)
     for row, n in enumerate((12, 2, 0)):
         for c in range(3):
             want = torch.zeros(32, dtype=torch.float64)
             for g in range(4):
-                cut, bucket = slice(3 * g, 3 * g + 3), torch.zeros(32, dtype=torch.float64)
+                cut = slice(3 * g, 3 * g + 3)
+                bucket = torch.zeros(32, dtype=torch.float64)
                 for j in range(n):
                     item = b.events.item[row, j]
                     if torch.equal(bits[item, cut], bits[b.items.id[row, c], cut]):

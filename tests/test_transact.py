@@ -30,10 +30,12 @@ def reference(
     state, heads, action, item, time, now, candidate, window, *, k=10, pool=True, early=True
 ):
     """The authors' forward, one row, one head and one query at a time, on a plain state dict."""
-    w_a, out = state["action_emb_module.weight"], []
+    w_a = state["action_emb_module.weight"]
+    out = []
     n_layers = 1 + max(int(key.split(".")[2]) for key in state if ".layers." in key)
     for b in range(len(action)):
-        tokens, keys = [], []
+        tokens = []
+        keys = []
         for i in range(action.shape[1]):
             row = int(state["action_type_lookup"][int(action[b, i]) + 1])
             parts = [w_a[row], item[b, i]] + ([candidate[b]] if early else [])
@@ -48,7 +50,9 @@ def reference(
             }
             d = x.shape[1]
             qkv = x @ p["self_attn.in_proj_weight"].T + p["self_attn.in_proj_bias"]
-            q, key_, v = qkv[:, :d], qkv[:, d : 2 * d], qkv[:, 2 * d :]
+            q = qkv[:, :d]
+            key_ = qkv[:, d : 2 * d]
+            v = qkv[:, 2 * d :]
             attended = torch.zeros_like(x)
             for h in range(heads):
                 cols = slice(h * d // heads, (h + 1) * d // heads)
@@ -101,7 +105,8 @@ def official(dtype=torch.float32, s=24, **options):
     ("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=["fp32", "fp64"]
 )
 def test_parity_with_the_reference_in_evaluation_and_training(heads, dtype, close):
-    model, x = official(dtype, nhead=heads, time_window_ms=24 * HOUR_MS), inputs(dtype)
+    model = official(dtype, nhead=heads, time_window_ms=24 * HOUR_MS)
+    x = inputs(dtype)
     state = model.state_dict()
     want = reference(state, heads, *x, window=0)
     torch.testing.assert_close(model.eval()(*x), want, rtol=0, atol=close)
@@ -148,7 +153,8 @@ def test_other_options_match_the_reference_too():
         ({"concat_candidate_emb": False}, {"early": False}),
         ({"num_layer": 3}, {}),
     ):
-        model, x = official(torch.float64, nhead=2, **options).eval(), inputs(torch.float64)
+        model = official(torch.float64, nhead=2, **options).eval()
+        x = inputs(torch.float64)
         want = reference(model.state_dict(), 2, *x, window=0, **how)
         torch.testing.assert_close(model(*x), want, rtol=0, atol=1e-12)
 
@@ -173,14 +179,16 @@ def test_gradients_match_the_reference():
 
 def test_t1_no_fast_path_serving_equals_training():
     """PyTorch's encoder takes a fast path without gradients and zeroes padded rows; ours has none."""
-    model, x = official(nhead=2).eval(), inputs()
+    model = official(nhead=2).eval()
+    x = inputs()
     with_grad = model(*x)
     with torch.no_grad():
         torch.testing.assert_close(model(*x), with_grad, rtol=0, atol=1e-6)
     layer = nn.TransformerEncoderLayer(96, 2, 32, batch_first=True)
     theirs = nn.TransformerEncoder(layer, 2).eval()
     theirs.load_state_dict(model.transformer_encoder.state_dict())
-    tokens, pad = tiny.ramp(2, 24, 96), torch.arange(24)[None].expand(2, -1) >= 9
+    tokens = tiny.ramp(2, 24, 96)
+    pad = torch.arange(24)[None].expand(2, -1) >= 9
     slow = theirs(tokens, src_key_padding_mask=pad)
     with torch.no_grad():
         fast = theirs(tokens, src_key_padding_mask=pad)
@@ -212,7 +220,8 @@ def test_t3_the_smallest_id_is_padding():
 def test_t4_a_user_without_actions_depends_on_the_candidate():
     action, item, t, now, c = inputs()
     model = official(nhead=2).eval()
-    a, b = model(action, item, t, now, c)[-1], model(action, item, t, now, c.flip(1))[-1]
+    a = model(action, item, t, now, c)[-1]
+    b = model(action, item, t, now, c.flip(1))[-1]
     assert torch.isfinite(a).all()
     assert not torch.allclose(a, b)
 
@@ -237,7 +246,8 @@ def test_t6_the_pool_does_not_see_order():
 
 
 def test_a_draw_is_spent_in_evaluation_too():
-    model, x = official().eval(), inputs()
+    model = official().eval()
+    x = inputs()
     random.seed(1)
     model(*x)
     after = random.random()
@@ -262,7 +272,8 @@ def built(name="transact", **options):
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_the_factorised_first_layer_is_the_plain_one(heads):
-    u, c = tiny.ramp(3, 9, 20, dtype=torch.float64), tiny.ramp(3, 5, 12, dtype=torch.float64)
+    u = tiny.ramp(3, 9, 20, dtype=torch.float64)
+    c = tiny.ramp(3, 5, 12, dtype=torch.float64)
     keys = torch.arange(9)[None] < torch.tensor([9, 4, 1])[:, None]
     enc = tiny.fill(Encoder(32, heads, 16, 0.0, 2), scale=0.6).double()
     plain = enc(fuse(u, c), None, keys.repeat_interleave(5, 0))
@@ -278,7 +289,8 @@ def spread_out(own, shared, heads=1):
 
     u (3, 40, 20), c (3, 5, 12), keys (3, 40) with 40, 4 and 1 events, all float64.
     """
-    u, c = tiny.ramp(3, 40, 20, dtype=torch.float64), tiny.ramp(3, 5, 12, dtype=torch.float64)
+    u = tiny.ramp(3, 40, 20, dtype=torch.float64)
+    c = tiny.ramp(3, 5, 12, dtype=torch.float64)
     keys = torch.arange(40)[None] < torch.tensor([40, 4, 1])[:, None]
     layer = tiny.fill(SelfAttention(32, heads), scale=0.6).double()
     w_q, w_k, _ = layer.in_proj_weight.data.chunk(3)
@@ -291,7 +303,8 @@ def spread_out(own, shared, heads=1):
         top = logits.masked_fill(~seen, -torch.inf).amax(-1)
         return float((top - logits.masked_fill(~seen, torch.inf).amin(-1)).max())
 
-    event, candidate = own / spread(u @ w_q[:, :20].T + b_q), shared / spread(c @ w_q[:, 20:].T)
+    event = own / spread(u @ w_q[:, :20].T + b_q)
+    candidate = shared / spread(c @ w_q[:, 20:].T)
     w_q[:, :20] *= event
     b_q *= event
     w_q[:, 20:] *= candidate
@@ -321,7 +334,8 @@ def test_the_factorised_layer_is_plain_attention_with_large_random_weights():
     torch.manual_seed(0)
     layer = SelfAttention(32, 1).double()
     layer.in_proj_weight.data.mul_(10)
-    u, c = torch.randn(2, 9, 20).double(), torch.randn(2, 3, 12).double()
+    u = torch.randn(2, 9, 20).double()
+    c = torch.randn(2, 3, 12).double()
     keys = torch.ones(2, 9, dtype=torch.bool)
     want = plainly(layer, u, c, keys, 9)
     torch.testing.assert_close(layer.first(u, c, keys, 9), want, rtol=0, atol=1e-11)
@@ -348,10 +362,13 @@ def test_the_factorised_layer_has_plain_attentions_gradients(own):
 def test_a_candidate_beyond_the_range_leaves_the_others_as_they_are():
     """Bit for bit: another candidate's spread must not choose how mine is computed."""
     layer, u, c, keys = spread_out(133.0, 20.0)
-    layer, u, c = layer.float(), u.float(), c.float()
+    layer = layer.float()
+    u = u.float()
+    c = c.float()
     loud = c.clone()
     loud[:, 0] *= 20
-    got, want = layer.first(u, loud, keys, 40), layer.first(u, c, keys, 40)
+    got = layer.first(u, loud, keys, 40)
+    want = layer.first(u, c, keys, 40)
     assert torch.equal(got[:, 1:], want[:, 1:])
     torch.testing.assert_close(got, plainly(layer, u, loud, keys), rtol=0, atol=5e-4)
 
@@ -359,7 +376,9 @@ def test_a_candidate_beyond_the_range_leaves_the_others_as_they_are():
 def test_dropout_beyond_the_range_is_that_of_attention():
     """Weights are dropped and scaled up: over many draws the mean is the undropped result."""
     layer, u, c, keys = spread_out(133.0, 223.0)
-    u, c, keys = u[:1], c[:1, :1], keys[:1]
+    u = u[:1]
+    c = c[:1, :1]
+    keys = keys[:1]
     torch.manual_seed(0)
     draws = torch.stack([layer.first(u, c, keys, 4, dropout=0.2)[0, 0] for _ in range(1000)])
     want = layer.first(u, c, keys, 4)[0, 0]
@@ -373,9 +392,12 @@ def test_the_factorised_layer_under_autocast_is_as_good_as_plain_attention(own, 
     """bfloat16 rounds a logit of 200 by up to 1/2, so the median counts, not the worst row."""
     layer, u, c, keys = spread_out(own, shared)
     want = plainly(layer, u, c, keys)
-    layer, u, c = layer.float(), u.float(), c.float()
+    layer = layer.float()
+    u = u.float()
+    c = c.float()
     with torch.autocast("cpu", torch.bfloat16):
-        got, plain = layer.first(u, c, keys, 40), plainly(layer, u, c, keys)
+        got = layer.first(u, c, keys, 40)
+        plain = plainly(layer, u, c, keys)
     assert torch.isfinite(got).all()
     ours, theirs = ((x.double() - want).abs().median() for x in (got, plain))
     assert ours <= 1.5 * theirs + 0.01
@@ -494,7 +516,8 @@ def test_positive_only_reads_the_newest_positive_events():
 
 
 def test_a_hide_alone_is_not_positive():
-    encoder, b = built().encoder, tiny.request(lengths=(4,))
+    encoder = built().encoder
+    b = tiny.request(lengths=(4,))
     events = dataclasses.replace(b.events, action=torch.tensor([[0, 1, 8, 9]]))  # hide is bit 3
     assert encoder.ids.positive(events).tolist() == [[False, True, False, True]]
 

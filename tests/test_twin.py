@@ -73,7 +73,8 @@ def run(encoder, b):
 
 def reference_cross(encoder, b, row: int, j: int) -> list[torch.Tensor]:
     """K_{c,1…J} of one event: (8,) each, from the tables."""
-    e, tables = b.events, encoder.cross.tables
+    e = b.events
+    tables = encoder.cross.tables
     minutes = float(b.time[row] - e.time[row, j]) / 60
     ratio = float(e.watch[row, j]) / float(e.duration[row, j])
     watch = sum(ratio > edge for edge in (0.1, 0.25, 0.5, 0.8, 1.2))
@@ -87,7 +88,8 @@ def reference_cross(encoder, b, row: int, j: int) -> list[torch.Tensor]:
 
 def reference_scores(encoder, b, row: int, c: int) -> torch.Tensor:
     """(A, n): α_a = (K_h W^h_a)(qᵀ W^q_a)ᵀ / √d_k + (K_c W^c_a) β_a, one event at a time."""
-    cfg, n = encoder.config, int(b.events.lengths[row])
+    cfg = encoder.config
+    n = int(b.events.lengths[row])
     q = inherent(encoder.items, b.items.id[row, c])
     out = torch.zeros(cfg.n_heads, n, dtype=DOUBLE)
     for a in range(cfg.n_heads):
@@ -105,7 +107,8 @@ def reference_scores(encoder, b, row: int, c: int) -> torch.Tensor:
 
 def reference_twin(encoder, b, row: int, c: int) -> torch.Tensor:
     """Walk down the rankings, then Concat(Softmax(α_a)ᵀ (K W^v_a)) W^o on the finalists."""
-    cfg, alpha = encoder.config, reference_scores(encoder, b, row, c)
+    cfg = encoder.config
+    alpha = reference_scores(encoder, b, row, c)
     n = alpha.shape[1]
     if n == 0:
         return torch.zeros(cfg.d_out, dtype=DOUBLE)
@@ -117,7 +120,8 @@ def reference_twin(encoder, b, row: int, c: int) -> torch.Tensor:
                 taken.append(ranked[a][rank])
     heads = []
     for a in range(cfg.n_heads):
-        part, head = slice(a * cfg.d_v, (a + 1) * cfg.d_v), torch.zeros(cfg.d_v, dtype=DOUBLE)
+        part = slice(a * cfg.d_v, (a + 1) * cfg.d_v)
+        head = torch.zeros(cfg.d_v, dtype=DOUBLE)
         w = alpha[a, taken].softmax(0)
         for weight, j in zip(w, taken, strict=True):
             k = torch.cat([inherent(encoder.items, b.events.item[row, j]),
@@ -130,7 +134,8 @@ def reference_twin(encoder, b, row: int, c: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("k", [3, 100])
 def test_equals_the_line_by_line_reference(k):
-    encoder, b = build(k=k), tiny.request(lengths=(5, 0, 1, 9))
+    encoder = build(k=k)
+    b = tiny.request(lengths=(5, 0, 1, 9))
     with torch.no_grad():
         got = run(encoder, b)
         for row in range(4):
@@ -141,7 +146,8 @@ def test_equals_the_line_by_line_reference(k):
 
 def test_block_diagonal_cross_projection_equals_the_per_feature_form():
     """K_c W^c_a with W^c_a ∈ R^{8J×J} of 8×1 blocks; and β folded into it beforehand."""
-    encoder, b = build(), tiny.request(lengths=(6,))
+    encoder = build()
+    b = tiny.request(lengths=(6,))
     state = encoder.prefill(b)
     per_feature = lookup(state.cross.transpose(0, 1), state.bias)[0]  # (L, A)
     for j in range(6):
@@ -158,8 +164,10 @@ def test_block_diagonal_cross_projection_equals_the_per_feature_form():
 
 def oracle(encoder, b, k: int) -> Hits:
     """The ESU's own top k: its score on every event of the history, then the round robin."""
-    state, query = encoder.prefill(b), encoder.query(b.items)
-    (n, c), length = b.items.shape, b.events.shape[1]
+    state = encoder.prefill(b)
+    query = encoder.query(b.items)
+    n, c = b.items.shape
+    length = b.events.shape[1]
     everything = torch.arange(length).expand(n, c, length)
     row = Hits(everything, everything >= 0).gather(state.row)
     keys = torch.nn.functional.embedding(row, state.keys)
@@ -204,7 +212,8 @@ def test_stale_keys_reach_the_search_and_not_the_attention():
         encoder.relevance.w_h.weight.add_(tiny.ramp(*encoder.relevance.w_h.weight.shape, scale=0.4))
     fresh_state = encoder.prefill(b)
     stale_state = encoder.prefill(b, keys=stale)
-    fresh, old = encoder.search(fresh_state, b.items), encoder.search(stale_state, b.items)
+    fresh = encoder.search(fresh_state, b.items)
+    old = encoder.search(stale_state, b.items)
     hits = hits_at_k(old, fresh).float().mean()
     assert 0 < hits < 20
     torch.testing.assert_close(
@@ -213,7 +222,8 @@ def test_stale_keys_reach_the_search_and_not_the_attention():
 
 
 def test_keys_of_another_shape_are_refused():
-    encoder, b = build(), tiny.request()
+    encoder = build()
+    b = tiny.request()
     with pytest.raises(ValueError, match=r"keys has shape \(7, 15\); it must be \(32, 15\)"):
         encoder.prefill(b, keys=torch.zeros(7, 15))
 
@@ -221,7 +231,8 @@ def test_keys_of_another_shape_are_refused():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.integers(1, 14))
 def test_found_events_belong_to_the_history_and_none_comes_twice(lengths, k):
-    encoder, b = build(k=k), tiny.request(lengths=tuple(lengths))
+    encoder = build(k=k)
+    b = tiny.request(lengths=tuple(lengths))
     state = encoder.prefill(b)
     found = encoder.search(state, b.items)
     for row, n in enumerate(lengths):
@@ -239,7 +250,8 @@ def test_every_budget_gives_the_same_bits(budget):
 
 
 def test_candidates_do_not_see_each_other_when_the_search_is_narrow():
-    encoder, b = build(k=3), tiny.request(lengths=(12, 5), n_candidates=5)
+    encoder = build(k=3)
+    b = tiny.request(lengths=(12, 5), n_candidates=5)
     order = torch.tensor([4, 1, 3])
     some = dataclasses.replace(b, items=Items(b.items.id[:, order]))
     torch.testing.assert_close(run(encoder, some), run(encoder, b)[:, order])
@@ -247,7 +259,8 @@ def test_candidates_do_not_see_each_other_when_the_search_is_narrow():
 
 def test_padding_and_the_order_of_events_change_nothing():
     """No position but the recency rank, which is a feature of the event and moves with it."""
-    encoder, b = build(k=4), tiny.request(lengths=(12, 12))
+    encoder = build(k=4)
+    b = tiny.request(lengths=(12, 12))
     want = run(encoder, b)
     padded = dataclasses.replace(b, events=b.events.pad(30))
     torch.testing.assert_close(run(encoder, padded), want)
@@ -287,7 +300,8 @@ def _found(encoder, b):
 
 
 def test_trace_publishes_scores_finalists_and_weights():
-    encoder, b = build(k=4), tiny.request(lengths=(12, 2), n_candidates=2)
+    encoder = build(k=4)
+    b = tiny.request(lengths=(12, 2), n_candidates=2)
     with trace.capture() as t:
         run(encoder, b)
     assert t["gsu.scores"].shape == (2, 2, 3, 12)
@@ -302,11 +316,13 @@ def test_trace_publishes_scores_finalists_and_weights():
 
 def test_null_key_leaves_weight_and_hands_on_how_much_was_found():
     """Twice the evidence: the average stays, the log of the total rises by ln 2."""
-    encoder, b = build("twin_evidence"), tiny.request(lengths=(6,), n_candidates=1)
+    encoder = build("twin_evidence")
+    b = tiny.request(lengths=(6,), n_candidates=1)
     with torch.no_grad():
         encoder.esu.null.fill_(-30.0)  # next to no weight for "nothing"
     state = encoder.prefill(b)
-    once, twice = torch.arange(6).view(1, 1, 6), torch.arange(12).view(1, 1, 12) % 6
+    once = torch.arange(6).view(1, 1, 6)
+    twice = torch.arange(12).view(1, 1, 12) % 6
     a = encoder.score(state, b.items, Hits(once, once >= 0))
     c = encoder.score(state, b.items, Hits(twice, twice >= 0))
     torch.testing.assert_close(c[..., :6], a[..., :6])
@@ -411,7 +427,8 @@ def test_an_event_at_or_after_the_request_changes_nothing():
 
 def test_age_is_counted_back_from_the_request():
     """Shifting history and request together changes nothing: no absolute time is seen."""
-    encoder, b = build(), tiny.request(lengths=(12, 5))
+    encoder = build()
+    b = tiny.request(lengths=(12, 5))
     shift = 12_345_678.0
     later = dataclasses.replace(
         b,
@@ -427,15 +444,18 @@ def test_without_bias_the_score_ignores_cross_features_and_the_values_do_not():
         b, events=dataclasses.replace(b.events, action=(b.events.action + 5) % 16)
     )
     with trace.capture() as t:
-        a, c = run(build(bias=False), b), run(build(bias=False), other)
+        a = run(build(bias=False), b)
+        c = run(build(bias=False), other)
     assert torch.equal(*t.all("gsu.scores"))
     assert not torch.allclose(a, c)
 
 
 def test_raw_scores_are_plain_projections_of_all_features():
     """α = (K W)(qᵀ W^q)ᵀ / √d_k with K = [K_h, K_c]: no split, no bias, nothing to store."""
-    encoder, b = build(raw=True, k=4), histories(9, 3)
-    state, query = encoder.prefill(b), encoder.query(b.items)
+    encoder = build(raw=True, k=4)
+    b = histories(9, 3)
+    state = encoder.prefill(b)
+    query = encoder.query(b.items)
     cross = encoder.cross(b.events, b.time)
     keys = inherent(encoder.items, b.events.item) @ encoder.relevance.w_h.weight.T
     for j, rows in enumerate(cross):

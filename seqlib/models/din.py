@@ -236,7 +236,7 @@ class DIN(nn.Module):
         self.unit = ActivationUnit(self.dim, config.hidden, config.activation, n_extra)
         self.out_dim = 2 * self.dim if config.product else self.dim
         if config.softmax:
-            self.empty = nn.Parameter(torch.zeros(self.dim))  # "no history"
+            self.empty = nn.Parameter(torch.zeros(self.dim))  # stands for "no history"
 
     def similarities(self, state: DINState, items: Items, q: Tensor) -> Tensor:
         """(B, L, C, 2): inner product of item vectors x (B, L, D), q over √D; content cosine."""

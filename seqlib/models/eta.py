@@ -139,7 +139,10 @@ class Eta(nn.Module):
         found = self.search(state, items) if found is None else found
         trace.record("gsu.index", found.index)
         trace.record("gsu.mask", found.mask)
-        e = self._tokens(*(found.gather(x) for x in (state.item, state.action, state.age)))
+        item = found.gather(state.item)
+        action = found.gather(state.action)
+        age = found.gather(state.age)
+        e = self._tokens(item, action, age)
         keys = self.w_k(e).unflatten(-1, (self.config.n_heads, -1))  # (B, C, K, A, d_k)
         values = self.w_v(e).unflatten(-1, (self.config.n_heads, -1))
         s = torch.einsum("bcad,bckad->bcak", self._query(items), keys)

@@ -79,7 +79,9 @@ def pool_weights(
     elif kind not in ("sum", "mean"):
         raise ValueError(f"kind is {kind!r}; a weighted pool is 'sum', 'mean' or 'recency'")
     if kind == "mean" or (kind == "recency" and norm):
-        w = w / w.sum(-1, keepdim=True).clamp_min(1)  # below 1 only where there is no event
+        w = w / w.sum(-1, keepdim=True).clamp_min(
+            1
+        )  # the sum is below 1 only where there is no event
     return w
 
 
@@ -134,28 +136,22 @@ class Pooling(nn.Module):
         self.config = config
         dim = embed.items.dim
         self.out_dim = 2 * dim if config.product else dim
-        self.empty = nn.Parameter(torch.zeros(dim))  # "no history"
+        self.empty = nn.Parameter(torch.zeros(dim))  # stands for "no history"
 
     def pool(self, events: Events, request_time: Tensor) -> Tensor:
         """(B, L), (B,) seconds -> (B, D): the user's one vector."""
+        c = self.config
         e = self.embed(events, request_time)
-        if self.config.kind == "max":
+        if c.kind == "max":
             v = max_pool(e, events.mask)
         else:
+            # Ages stay in float64 until they are weights: float32 counts a year only to 3 seconds.
             age = (request_time[:, None] - events.time) / SECONDS_PER_DAY
-            w = pool_weights(
-                self.config.kind,
-                events.mask,
-                age,
-                self.config.half_life,
-                self.config.normalise,
-            ).to(e.dtype)  # float32 counts a year only to 3 seconds
+            w = pool_weights(c.kind, events.mask, age, c.half_life, c.normalise).to(e.dtype)
             trace.record("pool.weights", w)
-            v = (w[:, None] @ e)[:, 0]
-        defined = self.config.kind == "sum" or not (
-            self.config.normalise or self.config.kind != "recency"
-        )
-        if defined:
+            v = (w[:, None] @ e)[:, 0]  # (B, 1, L) @ (B, L, D)
+        is_plain_sum = c.kind == "sum" or (c.kind == "recency" and not c.normalise)
+        if is_plain_sum:  # then an empty history has a value, 0
             return v
         return torch.where(events.mask.any(-1, keepdim=True), v, self.empty)
 

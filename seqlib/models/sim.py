@@ -125,11 +125,8 @@ class SearchAttention(nn.Module):
         self.out_dim = n_heads * d_token
         with torch.no_grad():
             for linear in (self.w_a, self.w_b):
-                eye = (
-                    start
-                    * torch.eye(d_head, linear.in_features)
-                    * (torch.arange(linear.in_features) < dim)
-                )
+                is_item = torch.arange(linear.in_features) < dim  # the rest of a token is e^t
+                eye = start * torch.eye(d_head, linear.in_features) * is_item
                 linear.weight.mul_(0.1).add_(eye.repeat(n_heads, 1))
 
     def scores(self, query: Tensor, z: Tensor) -> Tensor:
@@ -203,8 +200,8 @@ class Sim(nn.Module):
         self.field = config.field or default
         if self.field not in fields:
             raise ValueError(f"no field {self.field!r}; there are {list(fields)}")
-        frozen = config.search in ("soft_pretrained", "cluster")
-        if frozen and not embed.items.content.shape[1]:
+        needs_content = config.search in ("soft_pretrained", "cluster")
+        if needs_content and not embed.items.content.shape[1]:
             raise ValueError(f"items have no content vectors; {config.search!r} needs them")
         if config.search == "cluster":
             content = embed.items.content[FIRST_ID:]
@@ -334,10 +331,10 @@ class Sim(nn.Module):
         logits = self.head(self.hidden(x), x)
 
         def term(answers: Answers) -> Tensor:
-            each = [
+            losses = [
                 objectives.task_loss(logits, answers, t, task) for t, task in enumerate(self.tasks)
             ]
-            return self.config.auxiliary * torch.stack(each).sum()
+            return self.config.auxiliary * torch.stack(losses).sum()
 
         return term
 

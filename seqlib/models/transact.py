@@ -196,7 +196,7 @@ class TransAct(nn.Module):
         if config.code_layout:
             self.out_linear = nn.Linear(self.dim, self.dim)
         if config.mask == "strict":
-            self.empty = nn.Parameter(torch.zeros(self.z_dim))  # "no visible action"
+            self.empty = nn.Parameter(torch.zeros(self.z_dim))  # stands for "no visible action"
         self.out_dim = self.z_dim
         if config.out_dim is not None:
             self.norm = nn.LayerNorm(self.z_dim)
@@ -242,9 +242,10 @@ class TransAct(nn.Module):
         visible = recent.mask & ~hidden_by_window(age, longest, is_strict)
         keys = visible.clone()
         if not is_strict:
-            keys[:, 0] = True  # as the authors do, whatever stands there
+            keys[:, 0] = True  # the authors attend to it whatever stands there
         else:
-            keys[:, 0] |= ~visible.any(-1)  # its row is replaced below; a softmax needs one key
+            # A softmax needs one key; where nothing is visible, ``score`` replaces the row.
+            keys[:, 0] |= ~visible.any(-1)
         return TransActState(self.tokens(recent, request.time), keys, visible)
 
     def score(self, state: TransActState, items: Items) -> Tensor:
@@ -268,7 +269,8 @@ class TransAct(nn.Module):
         rows = visible if self.config.mask == "strict" else torch.ones_like(visible)
         if self.config.fusion == "concat":
             o = self.encoder(u, q, keys, self.config.n_computed)
-        elif self.config.fusion == "append":  # one more token, in front: no action, just the item
+        elif self.config.fusion == "append":
+            # The candidate is one more token, in front: an item without an action.
             first = F.pad(q, (self.d_u - self.d_c, 0)).flatten(0, 1)[:, None]
             yes = keys.new_ones(b, 1)
             keys = torch.cat([yes, keys], 1)

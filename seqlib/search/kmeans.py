@@ -72,7 +72,8 @@ def kmeans(
         count = torch.bincount(label, minlength=k)
         total = torch.zeros_like(centre).index_add_(0, label, x)
         centre = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], centre)
-        if (lost := (count == 0).nonzero()[:, 0]).numel():
+        lost = (count == 0).nonzero()[:, 0]
+        if lost.numel():
             centre[lost] = x[distance.topk(len(lost)).indices]
         before = label
         label, distance = _nearest(x, centre, budget)

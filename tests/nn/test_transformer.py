@@ -11,7 +11,10 @@ from seqlib import cost
 from seqlib.data import tensors
 from seqlib.nn.transformer import Attention, Block, Transformer
 
-DIM, HEADS, HIDDEN, LENGTH = 12, 3, 20, 7
+DIM = 12
+HEADS = 3
+HIDDEN = 20
+LENGTH = 7
 MASK = torch.arange(LENGTH) < torch.tensor([7, 4, 1])[:, None]
 
 
@@ -54,7 +57,8 @@ def test_cross_attention_is_torchs():
         theirs.in_proj_weight.copy_(torch.cat([p.weight for p in w]))
         theirs.in_proj_bias.copy_(torch.cat([p.bias for p in w]))
     theirs.out_proj.load_state_dict(ours.w_o.state_dict())
-    x, memory = sequence(length=2), sequence()
+    x = sequence(length=2)
+    memory = sequence()
     want = theirs(x, memory, memory, key_padding_mask=~MASK)[0]
     got = ours(x, *ours.keys(memory), visible=MASK)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
@@ -74,7 +78,8 @@ def test_a_row_that_sees_nothing_is_finite_and_disturbs_no_other():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_padding_last_changes_nothing(causal):
-    model, x = stack(causal=causal), sequence()
+    model = stack(causal=causal)
+    x = sequence()
     want = model(x, None if causal else MASK)
     longer = torch.cat([x, sequence(length=5)], dim=1)
     visible = torch.cat([MASK, torch.zeros(3, 5, dtype=torch.bool)], dim=1)
@@ -85,7 +90,9 @@ def test_padding_last_changes_nothing(causal):
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_candidates_read_the_cache_and_themselves_only(chunk):
     """Each candidate as the last token of its own sequence, or all of them against one cache."""
-    model, x, candidates = stack(causal=True), sequence(1), sequence(1, 5)
+    model = stack(causal=True)
+    x = sequence(1)
+    candidates = sequence(1, 5)
     _, cache = model.prefill(x, MASK[:1])
     got = torch.cat([model.score(part, cache) for part in candidates.split(chunk, dim=1)], dim=1)
     for c in range(5):
@@ -95,7 +102,8 @@ def test_candidates_read_the_cache_and_themselves_only(chunk):
 
 @pytest.mark.parametrize("n_new", [0, 1, 3])
 def test_extending_a_cache_equals_recomputing(n_new):
-    model, x = stack(causal=True), sequence(2)
+    model = stack(causal=True)
+    x = sequence(2)
     visible = torch.ones(2, LENGTH, dtype=torch.bool)
     want, whole = model.prefill(x, visible)
     old = LENGTH - n_new
@@ -116,7 +124,8 @@ def test_what_can_not_be_extended_is_refused():
 
 
 def test_a_cache_is_sliced_stored_and_moved(tmp_path):
-    model, x = stack(causal=True), sequence()
+    model = stack(causal=True)
+    x = sequence()
     _, cache = model.prefill(x, MASK)
     tensors.save(cache[1:], tmp_path / "cache")
     again = tensors.load(tmp_path / "cache").to("cpu")
@@ -129,7 +138,8 @@ def test_a_cache_is_sliced_stored_and_moved(tmp_path):
 def test_checkpointing_changes_memory_and_no_number():
     x = sequence().requires_grad_()
     stack().train()(x, MASK).pow(2).sum().backward()
-    want, x.grad = x.grad, None
+    want = x.grad
+    x.grad = None
     stack(checkpointed=True).train()(x, MASK).pow(2).sum().backward()
     torch.testing.assert_close(x.grad, want)
 

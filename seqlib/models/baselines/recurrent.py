@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
             net = nn.RNN if config.kind == "rnn" else nn.LSTM
             self.net = net(dim, config.hidden, batch_first=True)
         self.out = nn.Linear(config.hidden, dim)
-        self.empty = nn.Parameter(torch.zeros(dim))  # "no history"
+        self.empty = nn.Parameter(torch.zeros(dim))  # stands for "no history"
         self.out_dim = 2 * dim
 
     def state(self, events: Events, request_time: Tensor) -> Tensor:
