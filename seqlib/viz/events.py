@@ -64,18 +64,7 @@ def life_line(
     ax.scatter(*missed.T, s=size * 0.7, color="#b4b8bc", lw=0, label="shown")
     ax.scatter(*hit.T, s=size, color=BLUE, lw=0, label="clicked")
     if highlight is not None:
-        mine = k == highlight
-        for chosen, face, what in ((mine & c, RED, "clicked"), (mine & ~c, "none", "not clicked")):
-            if chosen.any():
-                ax.scatter(
-                    t[chosen],
-                    y[chosen],
-                    s=30,
-                    facecolors=face,
-                    edgecolors=RED,
-                    lw=1.2,
-                    label=f"this topic, {what}",
-                )
+        _mark_topic(ax, t, y, c, k == highlight)
     if request_day is not None:
         ax.axvline(request_day, color=INK, lw=1.6, label="request")
     plain(ax, "x")
@@ -87,6 +76,24 @@ def life_line(
         if hasattr(handle, "set_sizes"):
             handle.set_sizes([26])
     return fig
+
+
+def _mark_topic(ax, day: np.ndarray, y: np.ndarray, clicked: np.ndarray, mine: np.ndarray) -> None:
+    """Rings around the events of one topic, filled where they were clicked; all arrays are (n,)."""
+    for chosen, face, what in (
+        (mine & clicked, RED, "clicked"),
+        (mine & ~clicked, "none", "not clicked"),
+    ):
+        if chosen.any():
+            ax.scatter(
+                day[chosen],
+                y[chosen],
+                s=30,
+                facecolors=face,
+                edgecolors=RED,
+                lw=1.2,
+                label=f"this topic, {what}",
+            )
 
 
 @themed
