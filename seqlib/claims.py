@@ -35,8 +35,12 @@ def claim(
     """Assert ``low ≤ value ≤ high`` and print ``name: ⟨value⟩ unit in [low, high]``.
 
     Args:
-        name: what is claimed. value: measured here. low, high: finite ends of the interval.
-        digits: after the point. unit: printed behind the value.
+        name: what is claimed.
+        value: measured here.
+        low: the interval's lower end, finite.
+        high: the interval's upper end, finite.
+        digits: after the point.
+        unit: printed behind the value.
 
     Raises:
         ClaimError: the value lies outside (NaN always does).
@@ -57,9 +61,11 @@ def table(
     """Print a text table whose measured cells are claims.
 
     Args:
-        columns: headings. rows: (name, cells); a cell ``(value, low, high)`` is asserted and
+        columns: headings.
+        rows: (name, cells); a cell ``(value, low, high)`` is asserted and
             printed in brackets of constant width, anything else is printed as it is.
-        digits, width: of measured cells.
+        digits: of measured cells.
+        width: of measured cells.
 
     Raises:
         ClaimError: naming row and column.

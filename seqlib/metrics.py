@@ -13,7 +13,8 @@ _EPS = 1e-12
 
 
 def _pair(name: str, score: ArrayLike, other: ArrayLike) -> tuple[NDArray, NDArray]:
-    s, o = np.asarray(score, np.float64).ravel(), np.asarray(other, np.float64).ravel()
+    s = np.asarray(score, np.float64).ravel()
+    o = np.asarray(other, np.float64).ravel()
     if s.shape != o.shape:
         raise ValueError(f"{name}: {s.size} scores and {o.size} labels; there must be one each")
     if s.size == 0:
@@ -37,8 +38,9 @@ def weighted_auc(score: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> 
     """P(score of a positive > score of a negative) + ½ P(equal), with weights. O(n log n).
 
     Args:
-        score: (n,). positive, negative: (n,) non-negative weights of each row as a positive and as
-            a negative; labels are the case y and 1 − y.
+        score: (n,).
+        positive: (n,) ≥ 0, weight of each row as a positive; a label y is the case y.
+        negative: (n,) ≥ 0, weight as a negative; a label y is the case 1 − y.
 
     Returns:
         NaN when there is no positive or no negative weight.
@@ -52,9 +54,10 @@ def weighted_auc(score: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> 
                 f"got {weight.min()}…{weight.max()}"
             )
     order = np.argsort(s, kind="stable")
-    s, pos, neg = s[order], pos[order], neg[order]
+    s = s[order]
     first = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])  # begin of every group of ties
-    pos, neg = np.add.reduceat(pos, first), np.add.reduceat(neg, first)
+    pos = np.add.reduceat(pos[order], first)
+    neg = np.add.reduceat(neg[order], first)
     below = np.cumsum(neg) - neg
     total = pos.sum() * neg.sum()
     return float((pos * (below + 0.5 * neg)).sum() / total) if total > 0 else float("nan")
@@ -100,12 +103,16 @@ def gauc(score: ArrayLike, label: ArrayLike, user: ArrayLike) -> GAUC:
     if u.shape != s.shape:
         raise ValueError(f"gauc: {s.size} scores and {u.size} users; there must be one each")
     order = np.lexsort((s, u))
-    s, y, u = s[order], y[order], u[order]
+    s = s[order]
+    y = y[order]
+    u = u[order]
     new_user = np.r_[True, u[1:] != u[:-1]]
     tie = np.flatnonzero(new_user | np.r_[True, s[1:] != s[:-1]])
-    pos, neg = np.add.reduceat(y, tie), np.add.reduceat(1 - y, tie)
+    pos = np.add.reduceat(y, tie)
+    neg = np.add.reduceat(1 - y, tie)
     owner = (np.cumsum(new_user) - 1)[tie]
-    n_pos, n_neg = np.bincount(owner, pos), np.bincount(owner, neg)
+    n_pos = np.bincount(owner, pos)
+    n_neg = np.bincount(owner, neg)
     start = np.r_[0.0, np.cumsum(n_neg)][owner]  # negatives of earlier users
     won = np.bincount(owner, pos * (np.cumsum(neg) - neg - start + 0.5 * neg))
     n = n_pos + n_neg
@@ -114,7 +121,11 @@ def gauc(score: ArrayLike, label: ArrayLike, user: ArrayLike) -> GAUC:
         return GAUC(float("nan"), 0, 0, len(n), int(n.sum()))
     value = (n[keep] * won[keep] / (n_pos[keep] * n_neg[keep])).sum() / n[keep].sum()
     return GAUC(
-        float(value), int(keep.sum()), int(n[keep].sum()), int((~keep).sum()), int(n[~keep].sum())
+        value=float(value),
+        users=int(keep.sum()),
+        impressions=int(n[keep].sum()),
+        dropped_users=int((~keep).sum()),
+        dropped_impressions=int(n[~keep].sum()),
     )
 
 
@@ -147,7 +158,8 @@ def calibration(p: ArrayLike, label: ArrayLike, bins: int = 10) -> NDArray[np.fl
     if bins < 1:
         raise ValueError(f"bins is {bins}; at least one is needed")
     order = np.lexsort((y, q))
-    q, y = q[order], y[order]
+    q = q[order]
+    y = y[order]
     first = np.flatnonzero(np.r_[True, q[1:] != q[:-1]])  # begin of every group of ties
     size = np.diff(np.r_[first, len(q)])
     y = np.repeat(np.add.reduceat(y, first) / size, size)
@@ -175,10 +187,12 @@ def hit_at_k(score: ArrayLike, label: ArrayLike, group: ArrayLike, k: int) -> fl
     if g.shape != s.shape:
         raise ValueError(f"hit_at_k: {s.size} scores and {g.size} groups; there must be one each")
     order = np.argsort(g, kind="stable")
-    hits, n = 0.0, 0
+    hits = 0.0
+    n = 0
     for rows in np.split(order, np.flatnonzero(np.diff(g[order])) + 1):
         if y[rows].any():
-            hits, n = hits + _hit(s[rows], y[rows], k), n + 1
+            hits += _hit(s[rows], y[rows], k)
+            n += 1
     return hits / n if n else float("nan")
 
 
@@ -187,7 +201,9 @@ def _hit(s: NDArray, y: NDArray, k: int) -> float:
     if (y[s > cut] == 1).any() or k >= len(s):
         return 1.0
     tied = s == cut
-    places, m, positives = k - int((s > cut).sum()), int(tied.sum()), int(y[tied].sum())
+    places = k - int((s > cut).sum())
+    m = int(tied.sum())
+    positives = int(y[tied].sum())
     miss = 1.0
     for i in range(places):
         miss *= max(m - positives - i, 0) / (m - i)
@@ -271,9 +287,14 @@ def undo_sampling(p: ArrayLike, keep: ArrayLike) -> NDArray[np.float64]:
     """Probability before negatives were down-sampled: p / (p + (1 − p) / keep).
 
     Args:
-        p: predicted on the sampled data. keep: share of negatives that was kept, in (0, 1].
+        p: predicted on the sampled data.
+        keep: share of negatives that was kept, in (0, 1].
+
+    Raises:
+        ValueError: a probability or a share outside its range.
     """
-    q, w = np.asarray(p, np.float64), np.asarray(keep, np.float64)
+    q = np.asarray(p, np.float64)
+    w = np.asarray(keep, np.float64)
     _probability("undo_sampling", q)
     if not ((w > 0) & (w <= 1)).all():
         raise ValueError(f"keep must lie in (0, 1]; got {w.min()}…{w.max()}")

@@ -67,7 +67,9 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: LabelWeights) -> Tens
     the second term of BCE as (1 − y)(1 − log f); log(1 − f) is meant.)
 
     Args:
-        logits, labels: (B, C, T).
+        logits: (B, C, T).
+        labels: (B, C, T).
+        weights: the matrix.
 
     Returns:
         ().
@@ -106,7 +108,9 @@ def hits(score: NDArray, label: NDArray, k: int = 3) -> NDArray[np.float64]:
     probabilities; the result is then the expected number.
 
     Args:
-        score, label: (R, C). k: a request of fewer candidates is taken whole.
+        score: (R, C).
+        label: (R, C).
+        k: how many are the best; a request of fewer candidates is taken whole.
 
     Returns:
         (R,).
@@ -123,7 +127,8 @@ def hits(score: NDArray, label: NDArray, k: int = 3) -> NDArray[np.float64]:
         raise ValueError(f"{int((~np.isfinite(score)).sum())} scores are NaN or infinite")
     k = min(k, score.shape[1])
     cut = np.partition(score, -k, axis=1)[:, [-k]]
-    above, tied = score > cut, score == cut
+    above = score > cut
+    tied = score == cut
     places = k - above.sum(1)
     return (label * above).sum(1) + places * (label * tied).sum(1) / tied.sum(1)
 

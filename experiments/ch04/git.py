@@ -32,8 +32,6 @@ from torch import Tensor, nn
 from seqlib import runtime
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests, history_end
-from seqlib.data.public import git
-from seqlib.data.public.clone import opened
 from seqlib.data.schema import SECONDS_PER_DAY
 from seqlib.evaluate import Bootstrap, Predictions, bootstrap
 from seqlib.metrics import auc, gauc

@@ -73,7 +73,8 @@ class Test:
         if got is None:
             raise Failed(f"{what} is None — the function returns nothing")
         try:
-            a, b = _array(got), _array(want)
+            a = _array(got)
+            b = _array(want)
         except (TypeError, ValueError) as error:
             raise Failed(
                 f"{what} is {type(got).__name__}, not numbers — return a tensor"
@@ -146,7 +147,8 @@ def check(name: str, answer: Any) -> None:
     """Print one line: "not attempted yet", "passed (k checks)" or "failed: what — likely cause".
 
     Args:
-        name: id of the exercise, e.g. "E01.2". answer: your function or value.
+        name: id of the exercise, e.g. "E01.2".
+        answer: your function or value.
     """
     print(f"{name}: {outcome(name, answer)}")
 

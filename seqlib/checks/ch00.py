@@ -72,7 +72,8 @@ def expected_auc(t: Test, answer) -> None:
     score = np.array([0.9, 0.4, 0.4, 0.7, 0.1])
     p = np.array([0.8, 0.3, 0.6, 0.2, 0.1])
     weight = p[:, None] * (1 - p)
-    above, tied = score[:, None] > score, score[:, None] == score
+    above = score[:, None] > score
+    tied = score[:, None] == score
     other = weight - np.diag(np.diag(weight))
     t.close(
         "the expected AUC",
@@ -100,9 +101,12 @@ def expected_auc(t: Test, answer) -> None:
 @exercise("E00.4")
 def longest(t: Test, answer) -> None:
     """Two budgets at once."""
-    c, d, size = 500, 64, 18
+    c = 500
+    d = 64
+    size = 18
     for flops, nbytes in ((10**7, 10**6), (10**10, 9_000), (10**9, 10**6)):
-        by_flops, by_bytes = flops // (4 * c * d), nbytes // size
+        by_flops = flops // (4 * c * d)
+        by_bytes = nbytes // size
         want = min(by_flops, by_bytes)
         t.close(
             f"the longest history with {flops:.0e} FLOPs and {nbytes:,} bytes",
@@ -167,8 +171,10 @@ def paired_interval(t: Test, answer) -> None:
     def cut(x, low=2.5, high=97.5):
         return np.percentile(x, [low, high])
 
-    mean, spread = means["d"].mean(), means["d"].std()
-    (a_low, a_high), (b_low, b_high) = cut(means["a"]), cut(means["b"])
+    mean = means["d"].mean()
+    spread = means["d"].std()
+    a_low, a_high = cut(means["a"])
+    b_low, b_high = cut(means["b"])
     got = answer(a.copy(), b.copy(), draws.copy())
     t.true("the answer is None", got is not None, "the function returns nothing")
     t.close(
@@ -199,7 +205,8 @@ def leak_meter(t: Test, answer) -> None:
     p = np.array([0.8, 0.3, 0.6, 0.2, 0.1, 0.5])
     label = np.array([1, 0, 1, 0, 0, 0])
     score = np.array([0.7, 0.4, 0.5, 0.6, 0.1, 0.45])
-    real, expected = metrics.auc(score, label), metrics.expected_auc(score, p)
+    real = metrics.auc(score, label)
+    expected = metrics.expected_auc(score, p)
     t.close(
         "the meter",
         answer(score.copy(), label.copy(), p.copy()),

@@ -120,7 +120,8 @@ def twins(t: Test, answer) -> None:
 @exercise("E01.5")
 def update(t: Test, answer) -> None:
     """The running state against recomputation."""
-    events, times = ramp(5, 3), (0.0, 1.0, 1.5, 6.0, 20.0)
+    events = ramp(5, 3)
+    times = (0.0, 1.0, 1.5, 6.0, 20.0)
 
     def run(step):
         state = (torch.zeros(3, dtype=torch.float64), 0.0, None)
@@ -153,7 +154,9 @@ def update(t: Test, answer) -> None:
 @exercise("E01.6")
 def pool_and_attend(t: Test, answer) -> None:
     """FLOPs of both designs."""
-    c, length, d = 1000, 200, 32
+    c = 1000
+    length = 200
+    d = 32
     got = answer(c, length, d)
     t.true("the answer", isinstance(got, tuple) and len(got) == 2, "return a pair (pool, attend)")
     t.close(

@@ -10,7 +10,8 @@ from ._framework import Counting, Test, exercise, ramp
 @exercise("E02.1")
 def target_pool(t: Test, answer) -> None:
     """Masked, unnormalised target attention with dot products."""
-    q, k = ramp(3, 4), ramp(6, 4) + 0.3
+    q = ramp(3, 4)
+    k = ramp(6, 4) + 0.3
     mask = torch.tensor([True, True, True, True, False, False])
     w = q @ k.T
     want = (w * mask) @ k
@@ -41,9 +42,16 @@ def target_pool(t: Test, answer) -> None:
 @exercise("E02.2")
 def first_layer(t: Test, answer) -> None:
     """The factorised first layer: right, and without the pair tensor."""
-    c, length, d, h = 3, 5, 8, 2
-    q, k, w, b = ramp(c, d), ramp(length, d) - 0.2, ramp(h, 4 * d), ramp(h) + 0.5
-    qq, kk = q[None].expand(length, c, d), k[:, None].expand(length, c, d)
+    c = 3
+    length = 5
+    d = 8
+    h = 2
+    q = ramp(c, d)
+    k = ramp(length, d) - 0.2
+    w = ramp(h, 4 * d)
+    b = ramp(h) + 0.5
+    qq = q[None].expand(length, c, d)
+    kk = k[:, None].expand(length, c, d)
     want = torch.cat([qq, kk, qq - kk, qq * kk], -1) @ w.T + b
     w1, w2, w3, w4 = w.split(d, dim=1)
     product = torch.einsum("cd,ld,hd->lch", q, k, w4)
@@ -77,7 +85,8 @@ def softmax_blind(t: Test, answer) -> None:
     pair = answer()
     t.true("the answer", isinstance(pair, tuple) and len(pair) == 2, "return a pair (k1, k2)")
     q = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    soft, raw = [], []
+    soft = []
+    raw = []
     for k in pair:
         k = torch.as_tensor(k, dtype=torch.float64)
         t.true(f"a history of shape {tuple(k.shape)}", k.ndim == 2 and k.shape[1] == 2,
@@ -96,7 +105,8 @@ def softmax_blind(t: Test, answer) -> None:
 @exercise("E02.4")
 def dice(t: Test, answer) -> None:
     """Dice's statistics: over real events, per neuron."""
-    s, alpha = ramp(2, 4, 3, scale=2.0) + 1.0, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    s = ramp(2, 4, 3, scale=2.0) + 1.0
+    alpha = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     mask = torch.tensor([[True, True, True, False], [True, True, False, False]])
     s = s * mask[..., None]
 
@@ -104,7 +114,8 @@ def dice(t: Test, answer) -> None:
         p = torch.sigmoid((s - mean) / torch.sqrt(var + 1e-8))
         return p * s + (1 - p) * alpha * s
 
-    real, flat = s[mask], s.reshape(-1, 3)
+    real = s[mask]
+    flat = s.reshape(-1, 3)
     t.close(
         "Dice of a batch with padding",
         answer(s, mask, alpha),
@@ -132,7 +143,8 @@ def dice(t: Test, answer) -> None:
 @exercise("E02.5")
 def mba_decay(t: Test, answer) -> None:
     """Mini-batch aware decay of a table."""
-    table, ids = ramp(6, 2) + 2.0, torch.tensor([1, 3, 3, 0])
+    table = ramp(6, 2) + 2.0
+    ids = torch.tensor([1, 3, 3, 0])
     n = torch.tensor([1.0, 1.0, 2.0, 10.0, 100.0, 5.0], dtype=torch.float64)
     before = table.clone()
 
@@ -162,8 +174,12 @@ def mba_decay(t: Test, answer) -> None:
 @exercise("E02.6")
 def max_candidates(t: Test, answer) -> None:
     """Candidates that fit a budget."""
-    length, d, h1, h2 = 100, 32, 32, 16
-    once, pair = 2 * length * d * h1, 2 * length * (d * h1 + h1 * h2 + h2)
+    length = 100
+    d = 32
+    h1 = 32
+    h2 = 16
+    once = 2 * length * d * h1
+    pair = 2 * length * (d * h1 + h1 * h2 + h2)
     per = 2 * d * h1 + pair
     for budget in (1e9, once + 3 * per, once + 3 * per - 1):
         want = int((budget - once) // per)
@@ -186,7 +202,9 @@ def max_candidates(t: Test, answer) -> None:
 @exercise("E02.7")
 def share_left(t: Test, answer) -> None:
     """What a correction leaves of a published gain."""
-    base, published, corrected = 0.8624, 0.8818, 0.8698
+    base = 0.8624
+    published = 0.8818
+    corrected = 0.8698
     want = (corrected - base) / (published - base)
     t.close(
         "the share of DIN's gain that is left",

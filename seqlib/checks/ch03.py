@@ -10,8 +10,10 @@ from ._framework import Counting, Test, exercise, ramp
 @exercise("E03.1")
 def early_fusion(t: Test, answer) -> None:
     """Tokens that contain the candidate."""
-    u, c = ramp(5, 4), ramp(3, 2) + 0.2
-    uu, cc = u[None].expand(3, -1, -1), c[:, None].expand(-1, 5, -1)
+    u = ramp(5, 4)
+    c = ramp(3, 2) + 0.2
+    uu = u[None].expand(3, -1, -1)
+    cc = c[:, None].expand(-1, 5, -1)
     want = torch.cat([uu, cc], -1)
     first = torch.cat([c.new_zeros(3, 1, 2), c[:, None]], -1)
     t.close(
@@ -32,8 +34,12 @@ def early_fusion(t: Test, answer) -> None:
 @exercise("E03.2")
 def shared_attention(t: Test, answer) -> None:
     """The factorised first layer: right, masked, stable, and without (C, L, L)."""
-    n, c, d = 12, 4, 2
-    s, t_c, v = ramp(n, n, scale=2.0), ramp(c, n, scale=2.0), ramp(n, d) + 0.5
+    n = 12
+    c = 4
+    d = 2
+    s = ramp(n, n, scale=2.0)
+    t_c = ramp(c, n, scale=2.0)
+    v = ramp(n, d) + 0.5
     keys = torch.arange(n) < 9
 
     def plain(s, t_c, keys):
@@ -106,7 +112,9 @@ def strict_window(t: Test, answer) -> None:
 @exercise("E03.4")
 def safe_attention(t: Test, answer) -> None:
     """A softmax with nothing to look at."""
-    s, v, empty = ramp(3, 4), ramp(3, 4, 2) + 0.5, torch.tensor([7.0, -7.0], dtype=torch.float64)
+    s = ramp(3, 4)
+    v = ramp(3, 4, 2) + 0.5
+    empty = torch.tensor([7.0, -7.0], dtype=torch.float64)
     keys = torch.tensor([[True] * 4, [False] * 4, [False, False, True, True]])
 
     def pooled(keys):
@@ -117,7 +125,8 @@ def safe_attention(t: Test, answer) -> None:
     got = answer(s, v, keys, empty)
     t.true("the row without a key is NaN", torch.isfinite(torch.as_tensor(got)).all(),
            "a softmax of −∞ alone is 0/0; give that row another value before or after")  # fmt: skip
-    always, none = keys.clone(), keys.clone()
+    always = keys.clone()
+    none = keys.clone()
     always[:, 0] = True
     none[1, 0] = True
     flat = torch.einsum("bl,bld->bd", torch.softmax(s.masked_fill(~keys, -1e9), -1), v)
@@ -172,7 +181,8 @@ def hit_at_3(t: Test, answer) -> None:
     """HIT@3: positives among the three best of every request, per user."""
     score = torch.tensor([[5, 4, 3, 2, 1], [1, 2, 3, 4, 5], [2, 1, 5, 4, 3], [1, 3, 2, 5, 4]])
     label = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 1, 0], [0, 1, 1, 1, 1], [1, 0, 1, 0, 1]])
-    score, label = score.double(), label.double()
+    score = score.double()
+    label = label.double()
     user = torch.tensor([7, 7, 9, 9])
     best, worst = (score.topk(3, 1, largest=x).indices for x in (True, False))
     found = label.gather(1, best).sum(1)
@@ -197,7 +207,10 @@ def hit_at_3(t: Test, answer) -> None:
 @exercise("E03.7")
 def attention_flops(t: Test, answer) -> None:
     """FLOPs of fused attention and of the shared first layer."""
-    length, c, d, d_u = 100, 500, 96, 64
+    length = 100
+    c = 500
+    d = 96
+    d_u = 64
     fused = c * 2 * (4 * length * d * d + 2 * length**2 * d)
     once = 2 * (3 * length * d_u * d + length**2 * d + length * d * d)
     each = 2 * (2 * (d - d_u) * d + length * d + length**2 * (d + 1) + d * d)

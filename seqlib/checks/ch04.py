@@ -10,7 +10,9 @@ from ._framework import Test, exercise, ramp
 @exercise("E04.1")
 def cross_bias(t: Test, answer) -> None:
     """One number per cross feature, added up per head and event."""
-    kc, wc, beta = ramp(5, 3, 4), ramp(2, 3, 4) + 0.2, ramp(2, 3) + 0.5
+    kc = ramp(5, 3, 4)
+    wc = ramp(2, 3, 4) + 0.2
+    beta = ramp(2, 3) + 0.5
     want = torch.einsum("ljd,ajd,aj->al", kc, wc, beta)
     shared = torch.einsum("ljd,ajd,j->al", kc, wc, beta[0])
     mixed = torch.einsum("ljd,akd,ak->al", kc, wc, beta)
@@ -132,8 +134,10 @@ def search_cost(t: Test, answer) -> None:
     """Multiply-adds of the search: dense keys, split, stored."""
     size = {"L": 1_000, "C": 30, "H": 20, "J": 3, "D": 4, "A": 2, "d_k": 8}
     n, c, h, j, d, a, d_k = size.values()
-    query, dots = c * h * a * d_k, c * n * a * d_k
-    bias, keys = n * j * d * a, n * h * a * d_k
+    query = c * h * a * d_k
+    dots = c * n * a * d_k
+    bias = n * j * d * a
+    keys = n * h * a * d_k
     dense = n * (h + j * d) * a * d_k + query + dots
     got = answer(n, c, h, j, d, a, d_k)
     t.true("the answer", isinstance(got, (tuple, list)) and len(got) == 3,
@@ -178,7 +182,10 @@ def search_cost(t: Test, answer) -> None:
 @exercise("E04.5")
 def shortest_cycle(t: Test, answer) -> None:
     """How often may a pool of items be projected anew?"""
-    pool, rate, length, share = 6e6, 500.0, 2_000.0, 0.9
+    pool = 6e6
+    rate = 500.0
+    length = 2_000.0
+    share = 0.9
     want = pool / ((1 - share) * rate * length)
     t.close(
         "the seconds",
@@ -249,7 +256,8 @@ def consistency(t: Test, answer) -> None:
 @exercise("E04.7")
 def gains(t: Test, answer) -> None:
     """What "+0.29 % AUC" means."""
-    base, new = 0.7939, 0.7962
+    base = 0.7939
+    new = 0.7962
     got = answer(base, new)
     t.true("the answer", isinstance(got, (tuple, list)) and len(got) == 2, "return two numbers")
     t.close(

@@ -157,7 +157,8 @@ def _requests(args: argparse.Namespace, data: Dataset) -> Request:
 
 def _serve(args: argparse.Namespace) -> str:
     data = Dataset.load(args.data)
-    model, requests = _load(args.model, data), _requests(args, data)
+    model = _load(args.model, data)
+    requests = _requests(args, data)
     out = []
     with RowStore.open(args.store, readonly=True) as store:
         store.verify()
@@ -165,7 +166,8 @@ def _serve(args: argparse.Namespace) -> str:
         for i in tqdm(range(len(requests)), desc="serving", unit=" requests", leave=False):
             one = requests[i : i + 1]
             answer = server.answer(one)
-            report, score = answer.reports[0], answer.probability[0]
+            report = answer.reports[0]
+            score = answer.probability[0]
             if args.json:
                 out.append(json.dumps({
                     "row": args.rows[i], "user": int(one.user[0]), "items": one.items.id[0].tolist(),

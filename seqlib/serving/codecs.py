@@ -58,7 +58,8 @@ class Float:
 
     def encode(self, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
         """See ``Codec``."""
-        largest, limit = np.abs(rows).max(initial=0), np.finfo(self.dtype).max
+        largest = np.abs(rows).max(initial=0)
+        limit = np.finfo(self.dtype).max
         if largest > limit:
             raise ValueError(f"rows reaches {largest:.6g}; {self.name} ends at {limit:.6g}")
         kept = np.ascontiguousarray(rows, self.dtype)
@@ -142,7 +143,8 @@ class Int4:
     def decode(self, raw: NDArray[np.uint8], shape: Shape) -> NDArray[np.float32]:
         """See ``Codec``."""
         vectors = raw.reshape(len(raw), *shape[:-1], shape[-1] // 2 + 8)
-        packed, ends = vectors[..., :-8], np.ascontiguousarray(vectors[..., -8:]).view(np.float32)
+        packed = vectors[..., :-8]
+        ends = np.ascontiguousarray(vectors[..., -8:]).view(np.float32)
         q = np.stack([packed & 15, packed >> 4], -1).reshape(len(raw), *shape)
         return q.astype(np.float32) * ends[..., :1] + ends[..., 1:]
 

@@ -37,7 +37,8 @@ class Disk:
     """
 
     def __init__(self, path: Path, env: lmdb.Environment) -> None:
-        self.path, self.env = path, env
+        self.path = path
+        self.env = env
         self._last: tuple[bytes, Manifest] | None = None
 
     @classmethod
@@ -69,7 +70,8 @@ class Disk:
 
     def _check_whole(self) -> None:
         """A mapped file that was cut short kills the process that reads past its end."""
-        page, data = self.env.stat()["psize"], self.path / "data.mdb"
+        page = self.env.stat()["psize"]
+        data = self.path / "data.mdb"
         for _ in range(20):
             need = (self.env.info()["last_pgno"] + 1) * page
             if (size := data.stat().st_size) >= need:

@@ -32,12 +32,17 @@ class Manifest:
 
     Attributes:
         generation: of this state; grows by one with every refresh.
-        version: digest of the model that made the newest rows. catalogue: digest of the items.
-        codec: how rows are kept, see ``codecs``. shape: of a row. rows: how many.
+        version: digest of the model that made the newest rows.
+        catalogue: digest of the items.
+        codec: how rows are kept, see ``codecs``.
+        shape: of a row.
+        rows: how many.
         n_ids: largest id + 1.
         block_rows: rows of a full block.
-        slot: generation of the slot table. stamp: of the stamps.
-        blocks: generation of each block. crc: CRC-32 of slot table, stamps and blocks, in order.
+        slot: generation of the slot table.
+        stamp: of the stamps.
+        blocks: generation of each block.
+        crc: CRC-32 of slot table, stamps and blocks, in order.
         written: generation -> (version, moment) of every refresh that valid rows come from.
         checksum: over everything above.
         notes: whatever the writer wants to find again.

@@ -40,9 +40,13 @@ class Report:
     """What one request met in the store.
 
     Attributes:
-        events: length of the history. hits, misses: events whose item the store has, or lacks.
-        mean_age, max_age: of the hits' rows, on the projector's clock; NaN without a hit.
-        generation: state of the store. fresh: every row in it is of the model that serves.
+        events: length of the history.
+        hits: events whose item the store has.
+        misses: events whose item it lacks.
+        mean_age: of the hits' rows, on the projector's clock; NaN without a hit.
+        max_age: of the oldest of them.
+        generation: state of the store.
+        fresh: every row in it is of the model that serves.
     """
 
     events: int
@@ -59,7 +63,9 @@ class Answer:
     """Scores of a batch of requests, and how they came about.
 
     Attributes:
-        probability: (B, C, T). found: (B, C, K) events handed to the ESU. reports: one per request.
+        probability: (B, C, T).
+        found: (B, C, K) events handed to the ESU.
+        reports: one per request.
     """
 
     probability: Tensor
@@ -97,7 +103,9 @@ class TwinServer:
         twin_of(model)
         self.model = copy.deepcopy(model).eval()
         self.twin = twin_of(self.model)
-        self.store, self.missing, self.stale = store, missing, stale
+        self.store = store
+        self.missing = missing
+        self.stale = stale
         self.catalogue = catalogue_digest(self.twin.items)
         self.version = key_digest(self.model)
         with self.snapshot():
@@ -119,7 +127,8 @@ class TwinServer:
         Raises:
             ValueError: a model of another shape or another catalogue; nothing is taken over.
         """
-        new, own = model.state_dict(), self.model.state_dict()
+        new = model.state_dict()
+        own = self.model.state_dict()
         differs = [
             k
             for k in own.keys() | new.keys()
@@ -136,7 +145,9 @@ class TwinServer:
         """The encoder's state with stored keys, valid while the snapshot is open, and reports.
 
         Args:
-            view: of the store. request: B requests. now: on the projector's clock.
+            view: of the store.
+            request: B requests.
+            now: on the projector's clock.
         """
         item = self.twin.items.known(request.events.item)
         keys, found = self._fetch(view, item, request.events.mask)
@@ -158,7 +169,8 @@ class TwinServer:
             # The mapped file itself is the table: no row is copied before the search needs it.
             return table.to(item.device), torch.ones_like(mask)
         keys, found = view.get(item)
-        keys, found = keys.to(item.device), found.to(item.device)
+        keys = keys.to(item.device)
+        found = found.to(item.device)
         lost = mask & ~found
         if self.missing == "compute" and lost.any():
             ids, at = item[lost].unique(return_inverse=True)
@@ -173,7 +185,8 @@ class TwinServer:
             request: what is known before the answer.
             now: on the projector's clock; None is the time.
         """
-        encoder, twin = self.model.encoder, self.twin
+        encoder = self.model.encoder
+        twin = self.twin
         query = twin.query(request.items)
         with self.snapshot() as view:
             state, reports = self.prefill(view, request, time.time() if now is None else now)
@@ -230,7 +243,9 @@ def _reports(
     view: Snapshot, item: Tensor, hit: Tensor, lengths: Tensor, now: float
 ) -> list[Report]:
     """One report per request, of rows of which nothing is known but what the store says."""
-    m, n, hits = view.manifest, lengths.tolist(), hit.sum(1).tolist()
+    m = view.manifest
+    n = lengths.tolist()
+    hits = hit.sum(1).tolist()
     if len(m.written) == 1:  # after a full refresh all rows are of one age
         one = now - next(iter(m.written.values()))[1]
         mean = top = [one if h else float("nan") for h in hits]

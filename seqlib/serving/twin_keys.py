@@ -48,7 +48,8 @@ def popular_head(seen: NDArray[np.integer], share: float) -> NDArray[np.int64]:
     """Fewest items that make up at least ``share`` of what was seen, and the two reserved ids.
 
     Args:
-        seen: item ids of events, as often as they occur. share: in (0, 1].
+        seen: item ids of events, as often as they occur.
+        share: in (0, 1].
 
     Raises:
         ValueError: ``share`` out of range, or nothing seen.
@@ -68,9 +69,11 @@ class KeyProjector:
     """The offline service: writes ``K_h W^h`` of a pool of items into a store.
 
     Args:
-        store: where to. ids: the pool; None is the whole catalogue.
+        store: where to.
+        ids: the pool; None is the whole catalogue.
         slices: T; ``refresh_slice`` renews a T-th of the pool at a time.
-        codec: how rows are kept, see ``codecs.codec``. block_rows: see ``RowStore.refresh``.
+        codec: how rows are kept, see ``codecs.codec``.
+        block_rows: see ``RowStore.refresh``.
 
     Raises:
         ValueError: ``slices`` below 1.
@@ -86,7 +89,10 @@ class KeyProjector:
     ) -> None:
         if slices < 1:
             raise ValueError(f"slices is {slices}; it must be at least 1")
-        self.store, self.slices, self.codec, self.block_rows = store, slices, codec, block_rows
+        self.store = store
+        self.slices = slices
+        self.codec = codec
+        self.block_rows = block_rows
         self.ids = None if ids is None else np.unique(np.asarray(ids, np.int64))
 
     def refresh(self, model: nn.Module, at: float, progress: Progress | None = None) -> Manifest:
@@ -119,7 +125,8 @@ class KeyProjector:
         Raises:
             VersionError: the store was built for another catalogue.
         """
-        twin, old = twin_of(model), self.store.manifest()
+        twin = twin_of(model)
+        old = self.store.manifest()
         if old is None:
             return self.refresh(model, at, progress)
         if old.catalogue != catalogue_digest(twin.items):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PAPER_POOL, PAPER_CYCLE, PAPER_LENGTH, PAPER_REDUCTION = 8e9, 900.0, 10_000, 0.993
+PAPER_POOL = 8e9
+PAPER_CYCLE = 900.0
+PAPER_LENGTH = 10_000
+PAPER_REDUCTION = 0.993
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,8 @@ class Savings:
     """Multiply-adds, as PyTorch counts them (claim T-E3).
 
     Attributes:
-        projection, projection_cached: of ``K_h W^h`` in the GSU; what is left is the misses'.
+        projection: of ``K_h W^h`` in the GSU.
+        projection_cached: what is left of it with stored keys, the misses'.
         bias: of ``K_c w^c β``, needed in both cases.
         request, request_cached: of everything from the events to the scores. With stale keys the
             ESU projects its finalists anew, which for many candidates is as much as was saved.
@@ -45,7 +49,10 @@ def rate_reduction(
     a rate that the paper does not state.
 
     Args:
-        pool: items. cycle: seconds of one refresh. users_per_second: requests. length: L.
+        pool: items.
+        cycle: seconds of one refresh.
+        users_per_second: requests.
+        length: L.
 
     Returns:
         Negative when refreshing costs more than projecting at every request would.

@@ -68,8 +68,12 @@ def weight_bars(
     """One bar per event, newest on top; the name and what was done at the left, the value right.
 
     Args:
-        weights: (L,). titles: (L,) names of the events. notes: (L,) printed behind the names,
-            e.g. "click, 2 d ago". title, xlabel: of the figure.
+        weights: (L,).
+        titles: (L,) names of the events.
+        notes: (L,) printed behind the names,
+            e.g. "click, 2 d ago".
+        title: of the figure.
+        xlabel: of the figure.
     """
     w = as_numbers(weights, "weights", 1)
     if len(w) != len(titles):
@@ -82,8 +86,15 @@ def weight_bars(
     ax.tick_params(axis="y", length=0)
     span = max(w.max(), 0) - min(w.min(), 0) or 1.0
     for row, x in zip(rows, w, strict=True):
-        ax.text(x + np.copysign(0.008 * span, x), row, f"{x:.2f}" if abs(x) >= 0.005 else "0",
-                va="center", ha="left" if x >= 0 else "right", fontsize=8, color=SOFT)  # fmt: skip
+        ax.text(
+            x + np.copysign(0.008 * span, x),
+            row,
+            f"{x:.2f}" if abs(x) >= 0.005 else "0",
+            va="center",
+            ha="left" if x >= 0 else "right",
+            fontsize=8,
+            color=SOFT,
+        )
     if notes is not None:
         side = ax.secondary_yaxis("right")
         side.set_yticks(rows, notes, color=SOFT, fontsize=8.5)
@@ -112,7 +123,9 @@ def weight_strip(
     """A long history as a strip, newest left; the ``top`` heaviest events carry their names.
 
     Args:
-        weights: (L,). names: (L,) of the events, for the labels. top: how many labels.
+        weights: (L,).
+        names: (L,) of the events, for the labels.
+        top: how many labels.
     """
     w = as_numbers(weights, "weights", 1)
     same_length(weights=w, names=names)
@@ -138,10 +151,15 @@ def _name_heaviest(ax, place, w, names, top) -> None:
         up = 12 + 13 * (n % 2)
         right = place[j] > 0.6 * len(w)
         ax.annotate(
-            names[j], (place[j], w[j]), xytext=(-6 if right else 6, up if w[j] >= 0 else -up),
-            textcoords="offset points", fontsize=8.5, ha="right" if right else "left",
-            va="center", arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.8},
-        )  # fmt: skip
+            names[j],
+            (place[j], w[j]),
+            xytext=(-6 if right else 6, up if w[j] >= 0 else -up),
+            textcoords="offset points",
+            fontsize=8.5,
+            ha="right" if right else "left",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.8},
+        )
 
 
 @themed
@@ -157,7 +175,10 @@ def heatmap(
     """A labelled matrix, e.g. candidates × events; diverging colours where values have both signs.
 
     Args:
-        matrix: (R, K). rows, columns: their names. label: of the colour bar.
+        matrix: (R, K).
+        rows: their names.
+        columns: their names.
+        label: of the colour bar.
         numbers: write the values into the cells (by default up to 80 cells).
     """
     m = as_numbers(matrix, "matrix", 2)
@@ -166,8 +187,13 @@ def heatmap(
     signed = bool(m.min() < 0)
     top = float(np.abs(m).max()) or 1.0
     fig, ax = canvas(float(np.clip(2.6 + 0.45 * len(columns), 5.2, 8.6)), 1.7 + 0.34 * len(rows))
-    image = ax.imshow(m, cmap=DIVERGING if signed else SEQUENTIAL, vmin=-top if signed else 0,
-                      vmax=top, aspect="auto")  # fmt: skip
+    image = ax.imshow(
+        m,
+        cmap=DIVERGING if signed else SEQUENTIAL,
+        vmin=-top if signed else 0,
+        vmax=top,
+        aspect="auto",
+    )
     ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0)
@@ -181,8 +207,15 @@ def heatmap(
         ax.tick_params(which="minor", length=0)
     if numbers or (numbers is None and m.size <= 80):
         for (i, j), value in np.ndenumerate(m):
-            ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8,
-                    color="white" if abs(value) > 0.55 * top else INK)  # fmt: skip
+            ax.text(
+                j,
+                i,
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if abs(value) > 0.55 * top else INK,
+            )
     bar = fig.colorbar(image, ax=ax, label=label, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
     ax.set_title(title)

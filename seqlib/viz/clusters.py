@@ -15,7 +15,8 @@ def principal_axes(vectors: ArrayLike, k: int = 2) -> tuple[NDArray, NDArray]:
     """Projection on the k directions of largest variance, by a singular value decomposition.
 
     Args:
-        vectors: (n, D). k: at most D and n.
+        vectors: (n, D).
+        k: at most D and n.
 
     Returns:
         (n, k) coordinates and (k,) shares of the variance. Signs are fixed (the largest entry of
@@ -43,7 +44,9 @@ def item_map(
     """Items on their two main directions; the largest groups coloured, the others grey.
 
     Args:
-        vectors: (n, D). groups: (n,) integers. names: of the groups, by their integer.
+        vectors: (n, D).
+        groups: (n,) integers.
+        names: of the groups, by their integer.
         highlight: how many groups are coloured; each has its own marker as well.
     """
     xy, share = principal_axes(vectors)
@@ -58,8 +61,16 @@ def item_map(
         ax.scatter(*xy[rest].T, s=7, color=GREY, alpha=0.3, lw=0, label="other")
     for i, value in enumerate(chosen):
         text = names[value] if names is not None else str(value)
-        ax.scatter(*xy[g == value].T, s=26, color=CYCLE[i % 8], marker="osD^vPX*"[i % 8], alpha=0.9,
-                   lw=0.4, edgecolor=CARD, label=text)  # fmt: skip
+        ax.scatter(
+            *xy[g == value].T,
+            s=26,
+            color=CYCLE[i % 8],
+            marker="osD^vPX*"[i % 8],
+            alpha=0.9,
+            lw=0.4,
+            edgecolor=CARD,
+            label=text,
+        )
     ax.grid(True)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel(f"first direction, {share[0]:.0%} of the variance")
@@ -80,7 +91,9 @@ def similarity(
     """Cosine similarity of all pairs, in the given order, with lines between groups.
 
     Args:
-        vectors: (n, D), sorted by group. names: (n,) or None. boundaries: first index of each
+        vectors: (n, D), sorted by group.
+        names: (n,) or None.
+        boundaries: first index of each
             group but the first.
     """
     x = numbers(vectors, "vectors", 2)
@@ -117,7 +130,9 @@ def nearest(
     A diagonal near 1 says that the vectors know the group; a uniform matrix that they don't.
 
     Args:
-        vectors: (n, D). groups: (n,) integers. names: of the groups, in their rising order.
+        vectors: (n, D).
+        groups: (n,) integers.
+        names: of the groups, in their rising order.
         k: neighbours, fewer than n.
     """
     share, values = neighbour_shares(vectors, groups, k)
@@ -140,7 +155,8 @@ def nearest(
 
 def neighbour_shares(vectors: ArrayLike, groups: ArrayLike, k: int) -> tuple[NDArray, NDArray]:
     """(G, G) shares of the k nearest neighbours by group, rows sum to 1; and the (G,) groups."""
-    x, g = numbers(vectors, "vectors", 2), np.asarray(groups)
+    x = numbers(vectors, "vectors", 2)
+    g = np.asarray(groups)
     if g.shape != (len(x),):
         raise ValueError(f"groups has shape {g.shape}; it must be ({len(x)},), one per vector")
     if not 1 <= k < len(x):

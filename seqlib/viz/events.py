@@ -28,10 +28,16 @@ def life_line(
     Lives of more than 4,000 events show one dot per day and topic, "clicked" if any was.
 
     Args:
-        days, topics, clicks: (n,) of the events, oldest first. request_day: a vertical line.
-        window: shade the last so many events. highlight: a topic drawn in red.
+        days: (n,) of the events, oldest first.
+        topics: (n,) their topics.
+        clicks: (n,) whether they were clicked.
+        request_day: a vertical line.
+        window: shade the last so many events.
+        highlight: a topic drawn in red.
     """
-    t, k, c = numbers(days, "days", 1), np.asarray(topics), np.asarray(clicks, bool)
+    t = numbers(days, "days", 1)
+    k = np.asarray(topics)
+    c = np.asarray(clicks, bool)
     if not len(t) == len(k) == len(c):
         raise ValueError(f"{len(t)} days, {len(k)} topics, {len(c)} clicks; must be equally many")
     if (np.diff(t) < 0).any():
@@ -43,8 +49,14 @@ def life_line(
     fig, ax = canvas(8.4, 3.7)
     end = t[-1] if request_day is None else request_day
     if window is not None:
-        ax.axvspan(t[max(len(t) - window, 0)], end, color=ORANGE, alpha=0.2, lw=0,
-                   label=f"the last {min(window, len(t)):,} events")  # fmt: skip
+        ax.axvspan(
+            t[max(len(t) - window, 0)],
+            end,
+            color=ORANGE,
+            alpha=0.2,
+            lw=0,
+            label=f"the last {min(window, len(t)):,} events",
+        )
     size = float(np.clip(9_000 / len(t), 2.5, 16))
     dots = np.column_stack([t if len(t) <= 4_000 else np.floor(t) + 0.5, y])
     hit = np.unique(dots[c], axis=0)
@@ -52,11 +64,7 @@ def life_line(
     ax.scatter(*missed.T, s=size * 0.7, color="#b4b8bc", lw=0, label="shown")
     ax.scatter(*hit.T, s=size, color=BLUE, lw=0, label="clicked")
     if highlight is not None:
-        mine = k == highlight
-        for chosen, face, what in ((mine & c, RED, "clicked"), (mine & ~c, "none", "not clicked")):
-            if chosen.any():
-                ax.scatter(t[chosen], y[chosen], s=30, facecolors=face, edgecolors=RED, lw=1.2,
-                           label=f"this topic, {what}")  # fmt: skip
+        _mark_topic(ax, t, y, c, k == highlight)
     if request_day is not None:
         ax.axvline(request_day, color=INK, lw=1.6, label="request")
     plain(ax, "x")
@@ -70,6 +78,24 @@ def life_line(
     return fig
 
 
+def _mark_topic(ax, day: np.ndarray, y: np.ndarray, clicked: np.ndarray, mine: np.ndarray) -> None:
+    """Rings around the events of one topic, filled where they were clicked; all arrays are (n,)."""
+    for chosen, face, what in (
+        (mine & clicked, RED, "clicked"),
+        (mine & ~clicked, "none", "not clicked"),
+    ):
+        if chosen.any():
+            ax.scatter(
+                day[chosen],
+                y[chosen],
+                s=30,
+                facecolors=face,
+                edgecolors=RED,
+                lw=1.2,
+                label=f"this topic, {what}",
+            )
+
+
 @themed
 def length_histogram(
     lengths: ArrayLike,
@@ -81,7 +107,8 @@ def length_histogram(
     """How many users have histories of which length, on a log axis.
 
     Args:
-        lengths: (n,) events per user. marks: lengths beyond which the share of users is written.
+        lengths: (n,) events per user.
+        marks: lengths beyond which the share of users is written.
     """
     n = numbers(lengths, "lengths", 1)
     if (n < 0).any():
@@ -96,7 +123,8 @@ def length_histogram(
     ax.set_ylim(0, top * 1.28)
     for i, m in enumerate(sorted(marks)):
         ax.plot([m, m], [0, top * 1.05], color=RED, lw=1.4)
-        text, side = f" {(n > m).mean():.0%} beyond {m:,}", "left" if m < 3 * edges[0] else "center"
+        text = f" {(n > m).mean():.0%} beyond {m:,}"
+        side = "left" if m < 3 * edges[0] else "center"
         ax.text(m, top * (1.18 if i % 2 else 1.08), text, color=RED, ha=side, fontsize=9)
     plain(ax)
     ax.set(xlabel=f"{xlabel}  (median {np.median(n):,.0f})", ylabel="users")
@@ -164,7 +192,8 @@ def served(
 
     Args:
         steps: (name, start, end, "online" | "nearline" | "offline") in ``unit``; a step that was
-            done before the request has negative times. budget: a line at which time is up.
+            done before the request has negative times.
+        budget: a line at which time is up.
     """
     fig, ax = canvas(7.8, 0.42 * len(steps) + 1.35)
     for row, (name, start, end, place) in enumerate(steps):
@@ -174,12 +203,25 @@ def served(
             raise ValueError(f"{name} ends at {end}, before it starts at {start}")
         ax.barh(row, end - start, left=start, height=0.55, color=PLACES[place])
     ax.axvline(0, color=INK, lw=1.4)
-    ax.annotate("request arrives", (0, 1), (3, 2), xycoords=("data", "axes fraction"), fontsize=9,
-                textcoords="offset points")  # fmt: skip
+    ax.annotate(
+        "request arrives",
+        (0, 1),
+        (3, 2),
+        xycoords=("data", "axes fraction"),
+        fontsize=9,
+        textcoords="offset points",
+    )
     if budget is not None:
         ax.axvline(budget, color=RED, lw=1.4, ls="--")
-        ax.annotate(f"budget {budget:g} {unit}", (budget, 1), (3, 2), fontsize=9, color=RED,
-                    xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
+        ax.annotate(
+            f"budget {budget:g} {unit}",
+            (budget, 1),
+            (3, 2),
+            fontsize=9,
+            color=RED,
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+        )
     ax.set_yticks(range(len(steps)), [s[0] for s in steps])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(steps) - 0.4, -0.6)

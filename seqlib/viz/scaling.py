@@ -171,19 +171,8 @@ def ladder_plotly(
             line={"color": GREY, "dash": "dashdot"},
             hovertemplate="L = %{x:,}: %{y:.4f}",
         )
-    for value, text, dash, side in (
-        (ceiling, "ceiling", "dash", "top left"),
-        (none, "no history", "dot", "bottom left"),
-    ):
-        if value is not None:
-            fig.add_hline(
-                y=round(value, 4),
-                line_dash=dash,
-                line_color=GREY,
-                line_width=1.5,
-                annotation_text=f"{text} {value:.3f}",
-                annotation_position=side,
-            )
+    _plotly_line_at(fig, ceiling, "ceiling", "dash", "top left")
+    _plotly_line_at(fig, none, "no history", "dot", "bottom left")
     every = [v for c in curves.values() for _, mean, seeds in c for v in (mean, *seeds)]
     every += [v for v in (none, ceiling, *(filter_line or {}).values()) if v is not None]
     gap = 0.09 * (max(every) - min(every))
@@ -192,3 +181,16 @@ def ladder_plotly(
     fig.update_yaxes(title=metric, tickformat=".3~f")
     fig.update_yaxes(range=rounded([min(every) - gap, max(every) + gap]))
     return fig
+
+
+def _plotly_line_at(fig: go.Figure, value: float | None, text: str, dash: str, side: str) -> None:
+    """A horizontal line with its name and value; nothing where there is no value."""
+    if value is not None:
+        fig.add_hline(
+            y=round(value, 4),
+            line_dash=dash,
+            line_color=GREY,
+            line_width=1.5,
+            annotation_text=f"{text} {value:.3f}",
+            annotation_position=side,
+        )

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from .theme import BEHIND, BLUE, INK, RED, SOFT, canvas, looks, numbers, plain, themed
 
-BOX_WIDTH, BOX_HEIGHT = 1.75, 0.78
+BOX_WIDTH = 1.75
+BOX_HEIGHT = 0.78
 
 
 @themed
@@ -27,7 +28,8 @@ def flow(
     Args:
         boxes: key -> (x, y, name, shape); x and y of the centre in grid units. A box is 1.75 wide
             and 0.78 high, so neighbours 2.6 apart leave room for a word on the arrow.
-        arrows: (from, to, what happens). emphasis: keys drawn in red (what this chapter adds).
+        arrows: (from, to, what happens).
+        emphasis: keys drawn in red (what this chapter adds).
         size: inches; by default from the extent of the boxes.
 
     Raises:
@@ -35,43 +37,67 @@ def flow(
     """
     if unknown := ({a for a, _, _ in arrows} | {b for _, b, _ in arrows} | {*emphasis}) - {*boxes}:
         raise ValueError(f"no box {sorted(unknown)}; there are {list(boxes)}")
-    xs, ys = [b[0] for b in boxes.values()], [b[1] for b in boxes.values()]
-    wide, high = max(xs) - min(xs) + BOX_WIDTH + 0.3, max(ys) - min(ys) + BOX_HEIGHT + 0.35
+    xs = [b[0] for b in boxes.values()]
+    ys = [b[1] for b in boxes.values()]
+    wide = max(xs) - min(xs) + BOX_WIDTH + 0.3
+    high = max(ys) - min(ys) + BOX_HEIGHT + 0.35
     fig, ax = canvas(*(size or (float(np.clip(0.92 * wide, 4, 9.2)), 0.92 * high)))
     for key, (x, y, name, shape) in boxes.items():
         hot = key in emphasis
         corner = (x - BOX_WIDTH / 2 + 0.06, y - BOX_HEIGHT / 2 + 0.06)
         ax.add_patch(
-            FancyBboxPatch(corner, BOX_WIDTH - 0.12, BOX_HEIGHT - 0.12, boxstyle="round,pad=0.06",
-                           fc="#fdeee4" if hot else "#edf4f9", ec=RED if hot else BLUE, lw=1.5)
-        )  # fmt: skip
+            FancyBboxPatch(
+                corner,
+                BOX_WIDTH - 0.12,
+                BOX_HEIGHT - 0.12,
+                boxstyle="round,pad=0.06",
+                fc="#fdeee4" if hot else "#edf4f9",
+                ec=RED if hot else BLUE,
+                lw=1.5,
+            )
+        )
         ax.text(x, y + 0.15, name, ha="center", va="center", fontsize=9.5, weight="bold")
         ax.text(x, y - 0.17, shape, ha="center", va="center", fontsize=9, family="monospace")
     for a, b, text in arrows:
-        (x0, y0, *_), (x1, y1, *_) = boxes[a], boxes[b]
-        start, end = _edge(x0, y0, x1, y1), _edge(x1, y1, x0, y0)
+        x0, y0, *_ = boxes[a]
+        x1, y1, *_ = boxes[b]
+        start = _edge(x0, y0, x1, y1)
+        end = _edge(x1, y1, x0, y0)
         style = {"arrowstyle": "-|>", "color": SOFT, "lw": 1.4, "shrinkA": 1, "shrinkB": 1}
         ax.annotate("", end, start, arrowprops=style)
         if text:
             _on_arrow(ax, start, end, text)
-    ax.set(xlim=(min(xs) - BOX_WIDTH / 2 - 0.15, max(xs) + BOX_WIDTH / 2 + 0.15),
-           ylim=(min(ys) - BOX_HEIGHT / 2 - 0.17, max(ys) + BOX_HEIGHT / 2 + 0.17))  # fmt: skip
+    ax.set(
+        xlim=(min(xs) - BOX_WIDTH / 2 - 0.15, max(xs) + BOX_WIDTH / 2 + 0.15),
+        ylim=(min(ys) - BOX_HEIGHT / 2 - 0.17, max(ys) + BOX_HEIGHT / 2 + 0.17),
+    )
     ax.axis("off")
     return fig
 
 
 def _on_arrow(ax, start, end, text: str) -> None:
     """A word above a level arrow, at the right of a steep one."""
-    (x0, y0), (x1, y1) = start, end
+    x0, y0 = start
+    x1, y1 = end
     level = abs(x1 - x0) >= abs(y1 - y0)
-    x, y = (x0 + x1) / 2 + (0 if level else 0.1), (y0 + y1) / 2 + (0.07 if level else 0)
-    ax.text(x, y, text, ha="center" if level else "left", va="bottom" if level else "center",
-            fontsize=8.5, style="italic", color=INK)  # fmt: skip
+    x = (x0 + x1) / 2 + (0 if level else 0.1)
+    y = (y0 + y1) / 2 + (0.07 if level else 0)
+    ax.text(
+        x,
+        y,
+        text,
+        ha="center" if level else "left",
+        va="bottom" if level else "center",
+        fontsize=8.5,
+        style="italic",
+        color=INK,
+    )
 
 
 def _edge(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float]:
     """Where the line from the centre of box 0 to that of box 1 leaves box 0."""
-    dx, dy = x1 - x0, y1 - y0
+    dx = x1 - x0
+    dy = y1 - y0
     t = min(
         (BOX_WIDTH / 2 + 0.02) / abs(dx) if dx else np.inf,
         (BOX_HEIGHT / 2 + 0.02) / abs(dy) if dy else np.inf,
@@ -91,7 +117,8 @@ def bars(
     """Small vectors side by side, one group of bars per named axis.
 
     Args:
-        vectors: name -> (D,); names of models keep their fixed colours. axes: names of the D axes.
+        vectors: name -> (D,); names of models keep their fixed colours.
+        axes: names of the D axes.
         reference: a dashed line at this height, e.g. 1 for "all of it".
     """
     if not vectors:
@@ -106,9 +133,17 @@ def bars(
         ax.bar(place, v, width * 0.9, label=style.title, color=style.color)
         if len(vectors) * len(v) <= 16:
             for x, y in zip(place, v, strict=True):
-                ax.annotate(f"{y:.2f}", (x, y), (0, 2 if y >= 0 else -2), fontsize=8, color=SOFT,
-                            textcoords="offset points", ha="center", bbox=BEHIND,
-                            va="bottom" if y >= 0 else "top")  # fmt: skip
+                ax.annotate(
+                    f"{y:.2f}",
+                    (x, y),
+                    (0, 2 if y >= 0 else -2),
+                    fontsize=8,
+                    color=SOFT,
+                    textcoords="offset points",
+                    ha="center",
+                    bbox=BEHIND,
+                    va="bottom" if y >= 0 else "top",
+                )
     if reference is not None:
         ax.axhline(reference, color=INK, lw=1.2, ls="--")
     ax.set_xticks(range(len(axes)), axes)
@@ -136,7 +171,8 @@ def lines(
     """Plain curves in the course's look; a dash pattern repeats what the colour says.
 
     Args:
-        x: (n,). ys: name -> (n,).
+        x: (n,).
+        ys: name -> (n,).
     """
     x = numbers(x, "x", 1)
     fig, ax = canvas(7.2, 3.4)

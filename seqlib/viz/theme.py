@@ -28,11 +28,22 @@ from matplotlib.figure import Figure
 
 from ..models import available
 
-CARD, INK, SOFT, GRID = "#f8f8f5", "#20242a", "#5d646d", "#dcdcd6"
-BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#c07c00", "#00875f", "#d04f00"
-SKY, PURPLE, OLIVE, BROWN, GREY = "#2f93d0", "#9445dd", "#7d7a00", "#96633a", "#767b82"
+CARD = "#f8f8f5"
+INK = "#20242a"
+SOFT = "#5d646d"
+GRID = "#dcdcd6"
+BLUE = "#0072b2"
+ORANGE = "#c07c00"
+GREEN = "#00875f"
+VERMILION = "#d04f00"
+SKY = "#2f93d0"
+PURPLE = "#9445dd"
+OLIVE = "#7d7a00"
+BROWN = "#96633a"
+GREY = "#767b82"
 
-BLACK, RED = INK, VERMILION
+BLACK = INK
+RED = VERMILION
 BEHIND = {"facecolor": CARD, "edgecolor": "none", "pad": 1.0, "alpha": 0.85}  # of texts over lines
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OLIVE, BROWN, GREY)
@@ -119,25 +130,59 @@ MARKERS: Mapping[str, str] = {name: entry.marker for name, entry in LOOKS.items(
 
 _PLOTLY_DASH = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 _PLOTLY_MARKER = {
-    "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond",
-    "P": "cross", "X": "x", "*": "star", "<": "triangle-left",
-    ">": "triangle-right", "p": "pentagon", "": "circle",
-}  # fmt: skip
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "D": "diamond",
+    "P": "cross",
+    "X": "x",
+    "*": "star",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "p": "pentagon",
+    "": "circle",
+}
 
 RC: Mapping[str, Any] = {
-    "figure.facecolor": CARD, "axes.facecolor": CARD, "savefig.facecolor": CARD,
-    "figure.figsize": (7.2, 3.8), "figure.dpi": 100, "savefig.dpi": 130,
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10,
-    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "axes.titlecolor": INK,
-    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
-    "lines.linewidth": 2.0, "lines.markersize": 5.5, "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=CYCLE), "image.cmap": "viridis",
-    "svg.hashsalt": "seqlib", "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "figure.facecolor": CARD,
+    "axes.facecolor": CARD,
+    "savefig.facecolor": CARD,
+    "figure.figsize": (7.2, 3.8),
+    "figure.dpi": 100,
+    "savefig.dpi": 130,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.titlecolor": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "axes.prop_cycle": mpl.cycler(color=CYCLE),
+    "image.cmap": "viridis",
+    "svg.hashsalt": "seqlib",
+    "figure.constrained_layout.use": True,
+}
 
 
 def use() -> None:
@@ -237,7 +282,8 @@ def looks(names) -> list[Look]:
     A model may be named by its key or by what ``label`` makes of it.
     """
     keys = {entry.title: key for key, entry in LOOKS.items()}
-    found, free = [], 0
+    found = []
+    free = 0
     for name in names:
         name = keys.get(str(name), str(name))
         if _split(name)[0] in LOOKS:
@@ -330,14 +376,16 @@ def significant(values, digits: int = 4) -> Any:
 
 # --- showing ----------------------------------------------------------------------------------
 
-PNG_DPI, CSS_DPI = 112, 96
+PNG_DPI = 112
+CSS_DPI = 96
 
 
 def png(fig: Figure, dpi: int = PNG_DPI) -> bytes:
     """The picture as PNG with a palette of 256 colours: a third of the bytes, no visible loss."""
     from PIL import Image
 
-    raw, small = io.BytesIO(), io.BytesIO()
+    raw = io.BytesIO()
+    small = io.BytesIO()
     with context():
         fig.savefig(raw, format="png", dpi=dpi, facecolor=CARD)
     image = Image.open(raw).convert("RGB")
@@ -355,7 +403,8 @@ def show(fig: Any, *, alt: str, caption: str = "") -> None:
     there is no picture, the alternative text is shown.
 
     Args:
-        fig: a matplotlib or Plotly figure. alt: what is to be seen, for readers who can't see it.
+        fig: a matplotlib or Plotly figure.
+        alt: what is to be seen, for readers who can't see it.
         caption: the conclusion, in a sentence.
 
     Raises:
