@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from experiments.runs import Run
 
 import seqlib
 from experiments import plans, runs, transact, twin
-from experiments.runs import Run
 from seqlib.data.log import EventLog, Requests
 from seqlib.evaluate import Predictions, bootstrap, evaluate
 from seqlib.metrics import auc
