@@ -139,9 +139,10 @@ class _Worker:
 
     def end(self) -> None:
         """Stop, in the middle of a job if need be: half a file is never left under its name."""
-        self.process.terminate()
+        if self.job is not None:
+            self.process.terminate()
+        self.connection.close()  # who waits for a job takes this for the end
         self.process.join()
-        self.connection.close()
 
 
 def _work(
@@ -171,6 +172,8 @@ def _serve(connection: Connection, anew: bool, folder: Any) -> None:
     """A worker's life: jobs in, None or the error's text out."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cache.FOLDER = folder
+    # A lock between processes would be left behind by a worker that is stopped.
+    tqdm.set_lock(threading.RLock())
     while True:
         try:
             homes, job = connection.recv()
