@@ -186,7 +186,7 @@ def test_content_is_scaled_as_the_config_says():
 @torch.no_grad()
 def test_a_token_is_item_action_age_and_rank_summed():
     """Looked up by hand: 16 action sets in each of six watch buckets, ages in minutes."""
-    spec, config = tiny.spec(), EmbeddingConfig(time_buckets=9, rank_buckets=4)
+    spec, config = tiny.spec(), EmbeddingConfig(time_buckets=20, rank_buckets=4)
     embed = tiny.fill(EventEmbedding(ItemEmbedding(spec, config), spec, config))
     request = tiny.request(lengths=(7, 3))
     events = request.events
@@ -197,7 +197,7 @@ def test_a_token_is_item_action_age_and_rank_summed():
         watched = sum(ratio > edge + 1e-6 for edge in (0.1, 0.25, 0.5, 0.8, 1.2))
         want = embed.items(events.item[row, j])
         want = want + embed.action.weight[int(events.action[row, j]) + 16 * watched]
-        want = want + embed.age.table.weight[min(int(2 * math.log2(1 + age)), 8)]
+        want = want + embed.age.table.weight[min(int(2 * math.log2(1 + age)), 19)]
         want = want + embed.rank.table.weight[min(int(2 * math.log2(1 + j)), 3)]
         torch.testing.assert_close(tokens[row, j], want)
     assert tokens[1, 3:].abs().max() == 0
