@@ -14,6 +14,7 @@ from typing import Any
 
 from seqlib.models import available
 
+from . import bench
 from .catalogue import ALL
 from .ch04.git_data import CLONE
 from .engine import cache, data, maker, pool, recipe, store, timing
@@ -29,6 +30,7 @@ WHAT = {
     "stale": "list what was made by other code than today's, or by nobody knows whom",
     "check": "hold stored results against their own makers",
     "neutral": "note new options at their defaults, so that later defaults change keys",
+    "bench": "print what every model, or each one named, costs on this machine",
     "widen": "give intervals that were stored over users only the seeds' spread, without training",
 }
 
@@ -70,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _do(options: argparse.Namespace) -> int:
+    if options.what == "bench":
+        print(bench.table(bench.study(options.names)))
+        return 0
     stored = store.names() if options.what in ("stale", "check", "widen") else ()
     if unknown := set(options.names) - {*ALL, *stored}:
         raise SystemExit(f"unknown experiment {sorted(unknown)}; there are {', '.join(ALL)}")

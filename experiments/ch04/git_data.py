@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from seqlib.data._clone import opened
 from seqlib.data.dataset import Dataset
 from seqlib.data.log import Requests
 from seqlib.data.public import GitError, git_history
+from seqlib.data.public.clone import opened
 
 from ..engine.data import Source, register
 
