@@ -111,7 +111,8 @@ def api_page(page: str, modules: list[str]) -> str:
         out += ["", "```{eval-rst}", f".. automodule:: {module}"]
         if not is_page:
             out[-2:-2] = [f"## `{module}`", ""]
-            out.append("   :members:")
+            # What a module only hands on is described where it is defined, once.
+            out += ["   :members:", "   :ignore-module-all:"]
         out.append("```")
     return "\n".join(out) + "\n"
 
