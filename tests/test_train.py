@@ -287,7 +287,9 @@ fit(test_train.model(), test_train.Loader(), FitConfig(epochs=3), checkpoint=sys
 @pytest.mark.slow
 def test_a_killed_run_leaves_its_last_checkpoint_and_no_litter(tmp_path):
     path = tmp_path / "run[1].pt"  # a name with a meaning to a search for names
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # As many threads as here: another number adds up in another order.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    env = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(path)], env=env, timeout=patience.scaled(180)
     )

@@ -717,6 +717,8 @@ def test_figures_and_explorers_take_arrays_and_know_no_model():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and id(node) not in hidden:
                 names = [*(node.module or "").split("."), *(a.name for a in node.names)]
+                if "available" in names:  # titles of models stand on their cards
+                    continue
                 assert not above & set(names), f"{path.name}: {ast.unparse(node)}"
             if isinstance(node, ast.FunctionDef):
                 taken = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]

@@ -55,7 +55,7 @@ def test_a_run_keeps_recipe_commit_code_seconds_and_machine(kept):
     assert found["recipe"]["fit"]["clip"] == 5.0
     assert found["recipe"]["ranker"]["hidden"] == [96, 48]
     assert found["recipe"]["data"]["settings"] == toy.SETTINGS
-    assert found["seconds"] > 0
+    assert found["seconds"] >= 0  # rounded to a tenth
     made = found["maker"]
     assert {k: made[k] for k in CLEAN} == CLEAN
     assert {"cpu", "cores", "threads_per_run", "torch", "numpy"} <= made["machine"].keys()
