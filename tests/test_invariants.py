@@ -13,7 +13,7 @@ import torch
 
 import seqlib
 from seqlib import cost, trace
-from seqlib.data import tensors
+from seqlib.data import stored, tensors
 from seqlib.data.log import BatchLoader, EventLog, Requests
 from seqlib.data.schema import Items
 from seqlib.models.registry import load, save
@@ -122,8 +122,8 @@ def test_a_state_scores_any_number_of_candidates(model, chunk):
 def test_a_state_holds_no_graph_in_evaluation_and_can_be_written(model, tmp_path):
     with torch.no_grad():
         state = model.encoder.prefill(tiny.request())
-    tensors.save(state, tmp_path / "state")
-    again = tensors.load(tmp_path / "state")
+    stored.save(state, tmp_path / "state")
+    again = stored.load(tmp_path / "state")
     got = tensors.pack(again)[0]
     want = tensors.pack(state)[0]
     assert got.keys() == want.keys()

@@ -7,10 +7,8 @@ all requests look into, which move with the record but are never sliced.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -105,32 +103,3 @@ def unpack(tensors: Mapping[str, Tensor], tree: Mapping[str, Any]) -> Any:
     if name not in Tensors.kinds:
         raise ValueError(f"no record is called {name!r}; there are {', '.join(Tensors.kinds)}")
     return Tensors.kinds[name](**{k: unpack(tensors, v) for k, v in tree["parts"].items()})
-
-
-def save(record: Tensors, path: str | Path) -> None:
-    """Write a record as one safetensors file, beside and renamed into place."""
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    tensors, tree = pack(record)
-    partial = path.with_name(path.name + ".partial")
-    # A copy each: two parts of a state may hold one tensor, which the format does not allow.
-    whole = {name: t.contiguous().clone() for name, t in tensors.items()}
-    save_file(whole, str(partial), metadata={"record": json.dumps(tree)})
-    partial.replace(path)
-
-
-def load(path: str | Path) -> Any:
-    """The record that ``save`` wrote, on the CPU.
-
-    Raises:
-        ValueError: the file is no record.
-    """
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as f:
-        metadata = f.metadata() or {}
-        if "record" not in metadata:
-            raise ValueError(f"{path} holds no record; its metadata names {sorted(metadata)}")
-        tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    return unpack(tensors, json.loads(metadata["record"]))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from seqlib import cost
-from seqlib.data import tensors
+from seqlib.data import stored
 from seqlib.nn.transformer import Attention, Block, Transformer
 
 DIM = 12
@@ -127,8 +127,8 @@ def test_a_cache_is_sliced_stored_and_moved(tmp_path):
     model = stack(causal=True)
     x = sequence()
     _, cache = model.prefill(x, MASK)
-    tensors.save(cache[1:], tmp_path / "cache")
-    again = tensors.load(tmp_path / "cache").to("cpu")
+    stored.save(cache[1:], tmp_path / "cache")
+    again = stored.load(tmp_path / "cache").to("cpu")
     candidates = sequence(3, 2)
     want = model.score(candidates, cache)[1:]
     torch.testing.assert_close(model.score(candidates[1:], again), want)
