@@ -158,8 +158,8 @@ class TwinServer:
         search = replace(search, fresh=fresh and view.manifest.codec == "float32")
         if self.missing == "drop":
             search = replace(search, mask=search.mask & found)
-        reports = _reports(view, item, request.events.mask & found, request.events.lengths, now)
-        reports = [replace(report, fresh=fresh) for report in reports]
+        hit = request.events.mask & found
+        reports = _reports(view, item, hit, request.events.lengths, now, fresh)
         return with_search_state(state, search), reports
 
     def _fetch(self, view: Snapshot, item: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,9 +240,9 @@ def with_search_state(state: TwinState | BesideState, search: TwinState) -> Twin
 
 
 def _reports(
-    view: Snapshot, item: Tensor, hit: Tensor, lengths: Tensor, now: float
+    view: Snapshot, item: Tensor, hit: Tensor, lengths: Tensor, now: float, fresh: bool
 ) -> list[Report]:
-    """One report per request, of rows of which nothing is known but what the store says."""
+    """One report per request: what the store says of its rows, and whether all are this model's."""
     m = view.manifest
     n = lengths.tolist()
     hits = hit.sum(1).tolist()
@@ -255,6 +255,6 @@ def _reports(
         known = age.nan_to_num(nan=-torch.inf).amax(1)
         top = known.where(known > -torch.inf, torch.nan).tolist()
     return [
-        Report(n[i], hits[i], n[i] - hits[i], mean[i], top[i], m.generation, False)
+        Report(n[i], hits[i], n[i] - hits[i], mean[i], top[i], m.generation, fresh)
         for i in range(len(n))
     ]
