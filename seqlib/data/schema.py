@@ -198,6 +198,10 @@ class Request(Tensors):
     user: Tensor
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.events.shape[1] == 0:  # an empty history has one column, of padding
+            object.__setattr__(self, "events", self.events.pad(1))
+
     def __len__(self) -> int:
         """B."""
         return len(self.user)

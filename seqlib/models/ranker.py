@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -127,8 +127,6 @@ class Ranker(nn.Module):
 
     def forward(self, request: Request) -> Tensor:
         """B requests of C candidates -> (B, C, T), see ``rank``."""
-        if request.events.shape[1] == 0:  # no column at all: an empty history has one, of padding
-            request = replace(request, events=request.events.pad(1))
         return self.rank(request, self.encoder(request))
 
     def predictions(self, outputs: Tensor) -> Tensor:
